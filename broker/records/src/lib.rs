@@ -1,0 +1,8 @@
+//! Record batches as bytes, and the vocabulary of the broker.
+//!
+//! This crate is pure: no I/O, no clock, no threads. It knows nothing of topics' configuration.
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod ids;
+pub mod time;
