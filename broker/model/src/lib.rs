@@ -1,1 +1,6 @@
+//! What decides: partitions, groups, metadata, configuration, retention.
+//!
+//! Pure: no I/O, no clock, no threads, no randomness. It knows no request, no connection, no file and no plugin.
+#![forbid(unsafe_code)]
 
+pub mod partition;
