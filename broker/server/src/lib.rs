@@ -1,1 +1,4 @@
+//! The server: threads, sockets, io_uring and the control plane. What the broker decides is in other crates.
 
+pub mod metrics;
+pub mod shell;

@@ -1,0 +1,349 @@
+//! One client's socket: bytes in become frames, answers go out, and neither side may fill the memory.
+//!
+//! Two tasks a connection. The reader stops while too much is unanswered or unsent: a slow client slows itself down. The writer
+//! runs only when the socket did not take everything at once. The 64 KiB that a read needs are shared by all connections of a
+//! shard, so that thousands of idle ones cost little; a large frame is received into the buffer that it stays in.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd},
+    pin::Pin,
+    rc::Rc,
+    task::Poll,
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use futures_lite::io::{AsyncRead as _, AsyncWrite as _};
+use glommio::net::TcpStream;
+use tidegate_records::{ids::ShardId, time::Instant};
+use tidegate_shard::{ConnectionId, FrameError, frame_length};
+
+use super::event::Event;
+
+/// Chunks given to one `sendmsg`.
+const CHUNKS_MAX: usize = 64;
+/// From this size on a frame is received into a buffer of its own.
+const LARGE_FRAME_BYTES: usize = 32 * 1024;
+
+/// A client's connection on its shard.
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    pub(crate) peer: SocketAddr,
+    stream: RefCell<TcpStream>,
+    fd: RawFd,
+    outbox: RefCell<VecDeque<Bytes>>,
+    outbox_bytes: Cell<usize>,
+    /// Set once: nothing more is read, and after the outbox nothing more is written.
+    closing: Cell<bool>,
+    /// Set when another shard has the socket: this side must not shut it down.
+    moved: Cell<bool>,
+    /// The shard that should have it, as soon as nothing is under way.
+    pub(crate) move_to: Cell<Option<ShardId>>,
+    pub(crate) last_active: Cell<Instant>,
+    unsent: Event,
+    /// Something was sent or answered: the reader may go on.
+    pub(crate) progress: Event,
+}
+
+/// What a read gave.
+pub(crate) enum Received {
+    Frames(Vec<Bytes>),
+    /// The client is gone, or has sent what cannot be a frame.
+    End(Option<FrameError>),
+}
+
+impl Connection {
+    /// Takes over an accepted socket.
+    ///
+    /// # Errors
+    /// The socket's options could not be set: it is gone already.
+    pub(crate) fn new(id: ConnectionId, socket: OwnedFd, peer: SocketAddr, now: Instant) -> io::Result<Rc<Self>> {
+        let stream = std::net::TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        keep_alive(stream.as_raw_fd())?;
+        let fd = stream.into_raw_fd();
+        // SAFETY: `into_raw_fd` gave up the descriptor, so the new stream is its only owner.
+        let stream = unsafe { TcpStream::from_raw_fd(fd) };
+        Ok(Rc::new(Self {
+            id,
+            peer,
+            stream: RefCell::new(stream),
+            fd,
+            outbox: RefCell::default(),
+            outbox_bytes: Cell::new(0),
+            closing: Cell::new(false),
+            moved: Cell::new(false),
+            move_to: Cell::new(None),
+            last_active: Cell::new(now),
+            unsent: Event::default(),
+            progress: Event::default(),
+        }))
+    }
+
+    /// Queues chunks; [`Connection::flush`] sends them.
+    pub(crate) fn queue(&self, chunks: Vec<Bytes>) {
+        if self.closing.get() {
+            return;
+        }
+        let bytes = chunks.iter().map(Bytes::len).sum::<usize>();
+        self.outbox_bytes.set(self.outbox_bytes.get() + bytes);
+        self.outbox.borrow_mut().extend(chunks);
+    }
+
+    /// Bytes that are answered but not sent.
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        self.outbox_bytes.get()
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// Ends the connection after what is queued.
+    pub(crate) fn close(&self) {
+        if self.closing.replace(true) || self.moved.get() {
+            return;
+        }
+        // The reader may be waiting for bytes that never come: end its side.
+        // SAFETY: the descriptor is open as long as `self.stream` is; `shutdown` takes no memory.
+        unsafe { libc::shutdown(self.fd, libc::SHUT_RD) };
+        self.progress.raise();
+        self.unsent.raise();
+    }
+
+    /// Another shard has the socket now; this side ends without touching it.
+    pub(crate) fn forget(&self) {
+        self.moved.set(true);
+        self.closing.set(true);
+        self.unsent.raise();
+    }
+
+    /// Sends what the socket takes now. The rest is left to the writer.
+    pub(crate) fn flush(&self) {
+        match self.try_send() {
+            Ok(true) => self.progress.raise(),
+            Ok(false) => self.unsent.raise(),
+            Err(_) => {
+                self.drop_outbox();
+                self.close();
+            }
+        }
+    }
+
+    fn drop_outbox(&self) {
+        self.outbox.borrow_mut().clear();
+        self.outbox_bytes.set(0);
+    }
+
+    /// Whether everything is sent.
+    fn try_send(&self) -> io::Result<bool> {
+        let mut outbox = self.outbox.borrow_mut();
+        while !outbox.is_empty() {
+            let mut vectors: [libc::iovec; CHUNKS_MAX] =
+                [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; CHUNKS_MAX];
+            let mut count = 0;
+            for (vector, chunk) in vectors.iter_mut().zip(outbox.iter()) {
+                vector.iov_base = chunk.as_ptr().cast_mut().cast();
+                vector.iov_len = chunk.len();
+                count += 1;
+            }
+            // SAFETY: all-zero is a valid `msghdr`.
+            let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+            message.msg_iov = vectors.as_mut_ptr();
+            message.msg_iovlen = count;
+            // SAFETY: the vectors point into chunks that `outbox` keeps alive over the call, which only reads them.
+            let sent = unsafe { libc::sendmsg(self.fd, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+            if sent < 0 {
+                let error = io::Error::last_os_error();
+                return match error.kind() {
+                    io::ErrorKind::WouldBlock => Ok(false),
+                    io::ErrorKind::Interrupted => continue,
+                    _ => Err(error),
+                };
+            }
+            self.sent(&mut outbox, sent as usize);
+        }
+        Ok(true)
+    }
+
+    fn sent(&self, outbox: &mut VecDeque<Bytes>, mut bytes: usize) {
+        self.outbox_bytes.set(self.outbox_bytes.get() - bytes);
+        while let Some(front) = outbox.front_mut() {
+            if bytes < front.len() {
+                front.advance(bytes);
+                return;
+            }
+            bytes -= front.len();
+            outbox.pop_front();
+        }
+    }
+
+    /// The writer: waits for room in the socket whenever it did not take everything at once. Ends with the connection.
+    pub(crate) async fn write_loop(&self) {
+        loop {
+            self.unsent.wait().await;
+            loop {
+                let Some(chunk) = self.outbox.borrow().front().cloned() else { break };
+                let written =
+                    poll_fn(|context| Pin::new(&mut *self.stream.borrow_mut()).poll_write(context, &chunk)).await;
+                match written {
+                    Ok(bytes) if bytes > 0 => {
+                        self.sent(&mut self.outbox.borrow_mut(), bytes);
+                        self.progress.raise();
+                        if self.try_send().unwrap_or(false) {
+                            break;
+                        }
+                    }
+                    _ => {
+                        self.drop_outbox();
+                        self.close();
+                        return;
+                    }
+                }
+            }
+            self.progress.raise();
+            if self.closing.get() {
+                if !self.moved.get() {
+                    // SAFETY: as in `close`.
+                    unsafe { libc::shutdown(self.fd, libc::SHUT_RDWR) };
+                }
+                return;
+            }
+        }
+    }
+
+    /// Waits for bytes and takes whole frames out of them. `buffer` keeps what is incomplete.
+    pub(crate) async fn receive(&self, buffer: &mut Incoming, scratch: &RefCell<Vec<u8>>, limit: usize) -> Received {
+        loop {
+            if self.closing.get() {
+                return Received::End(None);
+            }
+            match buffer.take_frames(limit) {
+                Ok(frames) if !frames.is_empty() => return Received::Frames(frames),
+                Ok(_) => {}
+                Err(error) => return Received::End(Some(error)),
+            }
+            let read = if let Some(large) = &mut buffer.large {
+                let rest = &mut large.frame[large.filled..];
+                let read = poll_fn(|context| Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, rest)).await;
+                if let Ok(bytes) = read {
+                    large.filled += bytes;
+                }
+                read
+            } else {
+                poll_fn(|context| {
+                    let mut scratch = scratch.borrow_mut();
+                    match Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, &mut scratch) {
+                        Poll::Ready(Ok(bytes)) => {
+                            buffer.small.extend_from_slice(&scratch[..bytes]);
+                            Poll::Ready(Ok(bytes))
+                        }
+                        other => other,
+                    }
+                })
+                .await
+            };
+            match read {
+                Ok(0) | Err(_) => return Received::End(None),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// The socket, for another shard. Only when nothing is queued or under way.
+    pub(crate) fn duplicate_socket(&self) -> io::Result<OwnedFd> {
+        // SAFETY: duplicates an open descriptor; the result is checked before it is owned.
+        let fd = unsafe { libc::fcntl(self.fd, libc::F_DUPFD_CLOEXEC, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a fresh descriptor that nothing else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+fn keep_alive(fd: RawFd) -> io::Result<()> {
+    // A client whose machine is gone is noticed within some minutes, not two hours.
+    for (level, option, value) in [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 120),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 30),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 4),
+    ] {
+        let value: libc::c_int = value;
+        // SAFETY: `value` lives over the call and the length is its own.
+        let result = unsafe {
+            libc::setsockopt(fd, level, option, (&raw const value).cast(), size_of::<libc::c_int>() as libc::socklen_t)
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that came and are not yet whole frames.
+#[derive(Default)]
+pub(crate) struct Incoming {
+    small: BytesMut,
+    large: Option<LargeFrame>,
+}
+
+struct LargeFrame {
+    frame: BytesMut,
+    filled: usize,
+}
+
+impl Incoming {
+    pub(crate) fn with(received: Bytes) -> Self {
+        Self { small: BytesMut::from(received.as_ref()), large: None }
+    }
+
+    /// Bytes received of a request that is not whole.
+    pub(crate) fn unfinished_bytes(&self) -> usize {
+        self.small.len() + self.large.as_ref().map_or(0, |large| large.filled)
+    }
+
+    /// What is not taken apart yet, for the shard that takes the connection over.
+    pub(crate) fn into_rest(self) -> Option<Bytes> {
+        self.large.is_none().then(|| self.small.freeze())
+    }
+
+    fn take_frames(&mut self, limit: usize) -> Result<Vec<Bytes>, FrameError> {
+        let mut frames = Vec::new();
+        if let Some(large) = &self.large {
+            if large.filled < large.frame.len() {
+                return Ok(frames);
+            }
+            frames.extend(self.large.take().map(|large| large.frame.freeze()));
+        }
+        while let Some((prefix, _)) = self.small.split_first_chunk::<4>() {
+            let length = frame_length(*prefix, limit)?;
+            if self.small.len() >= 4 + length {
+                self.small.advance(4);
+                frames.push(self.small.split_to(length).freeze());
+                continue;
+            }
+            if length >= LARGE_FRAME_BYTES {
+                self.small.advance(4);
+                let filled = self.small.len();
+                // Zeroed by the kernel, page by page as bytes come: a client that only claims a large request costs nothing.
+                let mut frame = BytesMut::zeroed(length);
+                frame[..filled].copy_from_slice(&self.small);
+                self.small = BytesMut::new();
+                self.large = Some(LargeFrame { frame, filled });
+            }
+            break;
+        }
+        if self.small.is_empty() {
+            // An idle connection keeps no buffer.
+            self.small = BytesMut::new();
+        }
+        Ok(frames)
+    }
+}

@@ -1,0 +1,427 @@
+//! [`Disk`] over io_uring: what storage asks of a disk, on a shard's own rings.
+//!
+//! - A commit of one small write is one operation, a write that is itself durable (`RWF_DSYNC`). A larger one is written in
+//!   parallel pieces of at most 256 KiB and flushed once ([`Rings::try_round`]); where one flush of the device is not known to hold
+//!   for all files (anything but ext4 and XFS on one block device), every touched file is flushed.
+//! - What may take long (sync, rename, remove) goes through the ring; opening, creating, listing and asking for lengths are plain
+//!   calls of some microseconds.
+//! - A file system that refuses `O_DIRECT` (tmpfs, some overlays) gets buffered I/O instead, and [`UringDisk::is_direct`] says so.
+
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
+    },
+    path::{Component, Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use tidegate_storage::disk::{Access, AlignedBuffer, BLOCK_BYTES, Disk, DiskError, DiskErrorKind, Flush, Write};
+
+use crate::{
+    metrics::ShardMetrics,
+    shell::ring::{Completed, Failure, OpenFile, Operation, Rings, Sync},
+};
+
+/// Writes are split into pieces of this size, which the device takes in parallel: one of 2 MiB ran at a third of the speed.
+const WRITE_BYTES_MAX: usize = 256 * 1024;
+/// One read asks for at most this much.
+const READ_BYTES_MAX: usize = 1024 * 1024;
+
+/// What is fixed for a disk at start-up.
+#[derive(Clone, Debug)]
+pub struct DiskOptions {
+    /// The data directory; all paths are relative to it.
+    pub root: PathBuf,
+    /// Whether one flush of the device holds for all files of the directory: see `startup_check`.
+    pub one_flush_for_all_files: bool,
+}
+
+/// A shard's disk. Clones share the rings; it lives on one executor.
+#[derive(Clone)]
+pub struct UringDisk {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    rings: Rc<Rings>,
+    options: DiskOptions,
+    metrics: Arc<ShardMetrics>,
+    /// Cleared when the file system refuses `O_DIRECT`.
+    direct: Cell<bool>,
+}
+
+/// A file open on a [`UringDisk`].
+#[derive(Clone, Debug)]
+pub struct DiskFile(Rc<OpenFile>);
+
+impl UringDisk {
+    /// Sets up the shard's rings. Must be called within a glommio executor.
+    ///
+    /// # Errors
+    /// What the kernel said: `startup_check` has asked before, so this is rare.
+    pub fn new(options: DiskOptions, metrics: Arc<ShardMetrics>) -> io::Result<Self> {
+        let rings = Rings::new()?;
+        Ok(Self { shared: Rc::new(Shared { rings, options, metrics, direct: Cell::new(true) }) })
+    }
+
+    /// Whether files that asked for it bypass the page cache; true until a file system has refused it.
+    pub fn is_direct(&self) -> bool {
+        self.shared.direct.get()
+    }
+
+    /// Completions that came without a wake-up; for the metrics.
+    pub fn wakes_lost(&self) -> u64 {
+        self.shared.rings.wakes_lost()
+    }
+
+    /// The path below the data directory. Storage names its files itself, so anything else is our own mistake.
+    fn full_path(&self, path: &Path) -> PathBuf {
+        assert!(
+            path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)),
+            "paths are relative to the data directory and stay in it: {}",
+            path.display()
+        );
+        self.shared.options.root.join(path)
+    }
+
+    fn fail(&self, operation: &'static str, path: &Path, failure: Failure) -> DiskError {
+        self.shared.metrics.disk_errors.add(1);
+        let (kind, message) = match failure {
+            Failure::Errno(errno) => (kind(errno), io::Error::from_raw_os_error(errno).to_string()),
+            Failure::Short { expected, written } => {
+                // The kernel writes what fits and reports an error only with the next try. Asking for the space tells which it was.
+                let needed = u64::from(expected - written.min(expected));
+                let full = free_bytes(&self.shared.options.root).is_ok_and(|free| free < needed.max(1 << 20));
+                let kind = if full { DiskErrorKind::Full } else { DiskErrorKind::Other };
+                (kind, format!("{written} of {expected} bytes written"))
+            }
+        };
+        DiskError { operation, path: path.to_path_buf(), kind, message }
+    }
+
+    fn fail_io(&self, operation: &'static str, path: &Path, error: &io::Error) -> DiskError {
+        match error.raw_os_error() {
+            Some(errno) => self.fail(operation, path, Failure::Errno(errno)),
+            None => {
+                self.shared.metrics.disk_errors.add(1);
+                let kind = DiskErrorKind::Other;
+                DiskError { operation, path: path.to_path_buf(), kind, message: error.to_string() }
+            }
+        }
+    }
+
+    /// The completed operations, or the error of the first that failed.
+    fn check(&self, completed: Completed) -> Result<Completed, DiskError> {
+        match completed.failure {
+            None => Ok(completed),
+            Some((number, failure)) => {
+                let operation = &completed.operations[number];
+                Err(self.fail(operation.name(), &operation.path(), failure))
+            }
+        }
+    }
+
+    async fn run(&self, operation: Operation) -> Result<Completed, DiskError> {
+        self.check(self.shared.rings.start(operation).await)
+    }
+
+    fn open_file(&self, path: PathBuf, options: &fs::OpenOptions, access: Access) -> Result<DiskFile, DiskError> {
+        let want_direct = access == Access::Direct && self.shared.direct.get();
+        let mut options = options.clone();
+        options.read(true).write(true);
+        if want_direct {
+            let opened = options.clone().custom_flags(libc::O_DIRECT).open(&path);
+            match opened {
+                Ok(file) => return Ok(DiskFile(Rc::new(OpenFile { descriptor: file.into(), path, direct: true }))),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    tracing::warn!(
+                        path = %path.display(),
+                        "the file system refuses O_DIRECT: using the page cache, which costs throughput and memory"
+                    );
+                    self.shared.direct.set(false);
+                    // A refused open with O_CREAT may have left the file behind.
+                    options.create_new(false).create(true);
+                }
+                Err(error) => return Err(self.fail_io("open", &path, &error)),
+            }
+        }
+        let file = options.open(&path).map_err(|error| self.fail_io("open", &path, &error))?;
+        Ok(DiskFile(Rc::new(OpenFile { descriptor: file.into(), path, direct: false })))
+    }
+
+    /// Makes the entries of the directory that holds `path` durable.
+    async fn sync_directory_of(&self, path: &Path) -> Result<(), DiskError> {
+        let directory = path.parent().unwrap_or(&self.shared.options.root);
+        let descriptor: OwnedFd =
+            fs::File::open(directory).map_err(|error| self.fail_io("open", directory, &error))?.into();
+        let file = Rc::new(OpenFile { descriptor, path: directory.to_path_buf(), direct: false });
+        self.run(Operation::SyncAll { file }).await?;
+        Ok(())
+    }
+
+    async fn rename_full(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        self.run(Operation::Rename { from: c_path(from), to: c_path(to) }).await?;
+        self.sync_directory_of(to).await?;
+        if from.parent() != to.parent() {
+            self.sync_directory_of(from).await?;
+        }
+        Ok(())
+    }
+
+    /// The files to flush after `writes`, each once.
+    fn files_to_flush(&self, writes: &[Write<DiskFile>]) -> Vec<Rc<OpenFile>> {
+        if self.shared.options.one_flush_for_all_files {
+            return writes.first().map(|write| Rc::clone(&write.file.0)).into_iter().collect();
+        }
+        let files: BTreeMap<i32, Rc<OpenFile>> =
+            writes.iter().map(|write| (write.file.0.descriptor.as_raw_fd(), Rc::clone(&write.file.0))).collect();
+        files.into_values().collect()
+    }
+}
+
+impl Disk for UringDisk {
+    type File = DiskFile;
+
+    async fn open(&self, path: &Path, access: Access) -> Result<DiskFile, DiskError> {
+        self.open_file(self.full_path(path), &fs::OpenOptions::new(), access)
+    }
+
+    async fn create(&self, path: &Path, access: Access) -> Result<DiskFile, DiskError> {
+        let path = self.full_path(path);
+        let file = self.open_file(path.clone(), fs::OpenOptions::new().create_new(true), access)?;
+        self.sync_directory_of(&path).await?;
+        Ok(file)
+    }
+
+    async fn read(&self, file: &DiskFile, position: u64, length: usize) -> Result<Bytes, DiskError> {
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        let block = BLOCK_BYTES as u64;
+        let start = position / block * block;
+        let skipped = (position - start) as usize;
+        let mut buffer = AlignedBuffer::zeroed(skipped + length);
+        let wanted = buffer.len();
+        let mut filled = 0;
+        while filled < wanted {
+            // Pieces in order: a read that ends early ends the file, and nothing behind it need be asked for.
+            let end = wanted.min(filled + READ_BYTES_MAX);
+            let mut piece = AlignedBuffer::with_capacity(0);
+            std::mem::swap(&mut piece, &mut buffer);
+            let operation = Operation::Read {
+                file: Rc::clone(&file.0),
+                position: start + filled as u64,
+                buffer: piece,
+                filled,
+                length: end - filled,
+            };
+            let completed = self.run(operation).await?;
+            let transferred = completed.transferred;
+            let Some(Operation::Read { buffer: piece, .. }) = completed.operations.into_iter().next() else {
+                unreachable!("a read comes back as it was started");
+            };
+            buffer = piece;
+            filled += transferred;
+            // O_DIRECT goes on from whole blocks only; what ends between them ends the file.
+            if transferred == 0 || (file.0.direct && !transferred.is_multiple_of(BLOCK_BYTES)) {
+                break;
+            }
+        }
+        self.shared.metrics.disk_read_bytes.add(filled as u64);
+        let available = filled.saturating_sub(skipped).min(length);
+        Ok(buffer.share().bytes().slice(skipped.min(filled)..skipped.min(filled) + available))
+    }
+
+    async fn commit(&self, writes: Vec<Write<DiskFile>>, flush: Flush) -> Result<(), DiskError> {
+        let started = Instant::now();
+        let bytes: usize = writes.iter().map(|write| write.range.len()).sum();
+        if bytes == 0 {
+            return Ok(());
+        }
+        let pieces: usize = writes.iter().map(|write| write.range.len().div_ceil(WRITE_BYTES_MAX)).sum();
+        let sync = if flush == Flush::Durable && pieces == 1 { Sync::Data } else { Sync::No };
+        let mut operations = Vec::with_capacity(pieces + 1);
+        for Write { file, position, buffer, range } in &writes {
+            for start in range.clone().step_by(WRITE_BYTES_MAX) {
+                operations.push(Operation::Write {
+                    file: Rc::clone(&file.0),
+                    position: position + (start - range.start) as u64,
+                    buffer: Arc::clone(buffer),
+                    start,
+                    length: WRITE_BYTES_MAX.min(range.end - start),
+                    sync,
+                });
+            }
+        }
+        let rings = &self.shared.rings;
+        if flush == Flush::Written || sync == Sync::Data {
+            self.check(rings.start_all(operations).await)?;
+        } else {
+            match rings.try_round(operations, self.files_to_flush(&writes)) {
+                Ok(round) => {
+                    self.check(round.await)?;
+                }
+                Err((operations, flush)) => {
+                    self.check(rings.start_all(operations).await)?;
+                    let flush = flush.into_iter().map(|file| Operation::SyncData { file }).collect();
+                    self.check(rings.start_all(flush).await)?;
+                }
+            }
+        }
+        let metrics = &self.shared.metrics;
+        metrics.disk_write_bytes.add(bytes as u64);
+        if flush == Flush::Durable {
+            metrics.commit_bytes.record_size(bytes as u64);
+            metrics.commit_latency.record_latency(started.elapsed());
+        }
+        Ok(())
+    }
+
+    async fn sync(&self, file: &DiskFile) -> Result<(), DiskError> {
+        let started = Instant::now();
+        self.run(Operation::SyncData { file: Rc::clone(&file.0) }).await?;
+        self.shared.metrics.sync_latency.record_latency(started.elapsed());
+        Ok(())
+    }
+
+    async fn length(&self, file: &DiskFile) -> Result<u64, DiskError> {
+        let error = |error: io::Error| self.fail_io("stat", &file.0.path, &error);
+        let std_file = file_of(&file.0).map_err(error)?;
+        Ok(std_file.metadata().map_err(error)?.len())
+    }
+
+    async fn set_length(&self, file: &DiskFile, length: u64) -> Result<(), DiskError> {
+        let error = |error: io::Error| self.fail_io("truncate", &file.0.path, &error);
+        file_of(&file.0).map_err(error)?.set_len(length).map_err(error)
+    }
+
+    async fn replace(&self, path: &Path, content: &[u8]) -> Result<(), DiskError> {
+        let path = self.full_path(path);
+        let mut name = path.file_name().expect("a file has a name").to_os_string();
+        name.push(".new");
+        let temporary = path.with_file_name(name);
+        let mut options = fs::OpenOptions::new();
+        options.create(true).truncate(true);
+        let file = self.open_file(temporary.clone(), &options, Access::Buffered)?;
+        if !content.is_empty() {
+            let bytes = content.to_vec();
+            self.run(Operation::WriteBytes { file: Rc::clone(&file.0), position: 0, bytes }).await?;
+        }
+        self.sync(&file).await?;
+        self.rename_full(&temporary, &path).await
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        self.rename_full(&self.full_path(from), &self.full_path(to)).await
+    }
+
+    async fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        let path = self.full_path(path);
+        let completed = self.shared.rings.start(Operation::Remove { path: c_path(&path) }).await;
+        if matches!(completed.failure, Some((_, Failure::Errno(libc::ENOENT)))) {
+            return Ok(());
+        }
+        self.check(completed)?;
+        Ok(())
+    }
+
+    async fn create_directory(&self, path: &Path) -> Result<(), DiskError> {
+        let mut missing = Vec::new();
+        let mut next = self.full_path(path);
+        while next != self.shared.options.root && !next.is_dir() {
+            missing.push(next.clone());
+            let Some(parent) = next.parent() else { break };
+            next = parent.to_path_buf();
+        }
+        for directory in missing.into_iter().rev() {
+            match fs::create_dir(&directory) {
+                Ok(()) => {}
+                // Another shard may be creating a parent that both need.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+                Err(error) => return Err(self.fail_io("create directory", &directory, &error)),
+            }
+            self.sync_directory_of(&directory).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_directory(&self, path: &Path) -> Result<(), DiskError> {
+        let path = self.full_path(path);
+        match fs::remove_dir(&path) {
+            Ok(()) => self.sync_directory_of(&path).await,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(self.fail_io("remove directory", &path, &error)),
+        }
+    }
+
+    async fn list(&self, path: &Path) -> Result<Vec<String>, DiskError> {
+        let path = self.full_path(path);
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(self.fail_io("list", &path, &error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| self.fail_io("list", &path, &error))?;
+            // Our own names are ASCII; what is not, is not ours and is left alone.
+            if let Ok(name) = entry.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    async fn bytes_free(&self) -> Result<u64, DiskError> {
+        let root = &self.shared.options.root;
+        free_bytes(root).map_err(|error| self.fail_io("statvfs", root, &error))
+    }
+
+    async fn yield_now(&self) {
+        futures_lite::future::yield_now().await;
+    }
+}
+
+/// A duplicate of the descriptor with the standard library's methods.
+fn file_of(file: &OpenFile) -> io::Result<fs::File> {
+    Ok(file.descriptor.as_fd().try_clone_to_owned()?.into())
+}
+
+/// Bytes that an unprivileged process may still write on the file system of `path`.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = c_path(path);
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `path` is a C string, `found` has room for the result; it is read only after the call has succeeded.
+    let found = unsafe {
+        if libc::statvfs(path.as_ptr(), found.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        found.assume_init()
+    };
+    Ok(found.f_bavail * found.f_frsize)
+}
+
+fn c_path(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).expect("our own names and a checked data directory have no NUL")
+}
+
+fn kind(errno: i32) -> DiskErrorKind {
+    match errno {
+        libc::ENOENT => DiskErrorKind::NotFound,
+        libc::ENOSPC | libc::EDQUOT => DiskErrorKind::Full,
+        libc::EROFS | libc::EACCES | libc::EPERM => DiskErrorKind::ReadOnly,
+        _ => DiskErrorKind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

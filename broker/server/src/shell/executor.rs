@@ -1,0 +1,595 @@
+//! One shard's thread: a glommio executor that turns sockets, files and timers into inputs, and effects into calls.
+//!
+//! [`Core::take`] is the loop: an input goes into the pure shard, its effects are performed in order, and what they give at once
+//! (a read from memory) goes in again. Commit rounds, applying the journal, reading from disk and housekeeping are tasks beside it.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use glommio::{LocalExecutorBuilder, Placement, timer};
+use tidegate_model::metadata::{MetadataChange, MetadataImage, ProposalResult};
+use tidegate_records::{
+    ids::{ShardId, TopicPartition},
+    time::{Instant, Now, Timestamp},
+};
+use tidegate_shard::{
+    ConnectionId, Effect, Effects, Input, ReadOutcome, RequestId, Shard, ShardIdentity, ShardSettings,
+    message::{Origin, Reply},
+};
+
+use super::{
+    acceptor::OpenConnections,
+    connection::{Connection, Incoming, Received},
+    disk::{DiskOptions, UringDisk},
+    event::Event,
+    log::{Log, LogOptions},
+    mailbox::{Letter, Mailbox, Mailboxes, NewConnection},
+};
+use crate::metrics::ShardMetrics;
+
+/// Both clocks, the same for all shards of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: std::time::Instant,
+}
+
+impl Clock {
+    #[must_use]
+    pub fn start() -> Self {
+        Self { start: std::time::Instant::now() }
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Now {
+            instant: Instant(self.start.elapsed().as_nanos() as u64),
+            wall: Timestamp(wall.as_millis() as i64),
+        }
+    }
+}
+
+/// Sends a change to the control plane, which calls back when it is committed or refused.
+pub type Propose = Arc<dyn Fn(MetadataChange, Box<dyn FnOnce(ProposalResult) + Send>) + Send + Sync>;
+
+/// What bounds the memory that clients can make a shard use.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// `socket.request.max.bytes`.
+    pub request_bytes_max: usize,
+    /// Requests of one connection that are not answered.
+    pub requests_in_flight_max: usize,
+    /// Bytes of one connection that are not answered, or answered and not sent.
+    pub connection_bytes_max: usize,
+    /// The same for all connections of a shard (`queued.max.request.bytes`).
+    pub shard_bytes_max: usize,
+    /// `connections.max.idle.ms`.
+    pub idle_max: Duration,
+}
+
+/// Everything that a shard's thread is started with.
+pub struct ShardSetup {
+    pub identity: ShardIdentity,
+    pub settings: Arc<ShardSettings>,
+    pub image: Arc<MetadataImage>,
+    pub mailboxes: Mailboxes,
+    pub mailbox: Mailbox,
+    pub disk: DiskOptions,
+    pub log: LogOptions,
+    pub limits: ConnectionLimits,
+    pub clock: Clock,
+    pub metrics: Arc<ShardMetrics>,
+    pub open_connections: OpenConnections,
+    pub propose: Propose,
+    /// The core to run on.
+    pub cpu: usize,
+    /// Called once: recovered and serving, or why not.
+    pub ready: Box<dyn FnOnce(Result<ShardReady, String>) + Send>,
+    /// Called when writes are over: the process must say why and stop.
+    pub fatal: Arc<dyn Fn(String) + Send + Sync>,
+}
+
+/// What recovery found on a shard.
+#[derive(Clone, Debug, Default)]
+pub struct ShardReady {
+    pub partitions: usize,
+    /// Partitions that stay offline, and why.
+    pub damaged: Vec<String>,
+}
+
+/// Starts a shard's thread. It ends after [`Letter::Stop`], or when it cannot be started.
+///
+/// # Errors
+/// The executor could not be made: io_uring, memlock or the core are not to be had.
+pub fn spawn(setup: ShardSetup) -> Result<std::thread::JoinHandle<()>, String> {
+    let name = format!("shard-{}", setup.identity.shard);
+    LocalExecutorBuilder::new(Placement::Fixed(setup.cpu))
+        .name(&name)
+        // The default of 100 ms is what a hop between two busy shards would wait.
+        .preempt_timer(Duration::from_millis(1))
+        .io_memory(1 << 20)
+        .spawn(move || run(setup))
+        .map(|handle| {
+            std::thread::Builder::new()
+                .name(format!("{name}-join"))
+                .spawn(move || {
+                    if handle.join().is_err() {
+                        tracing::error!("a shard's thread has panicked");
+                        std::process::abort();
+                    }
+                })
+                .map_err(|error| error.to_string())
+        })
+        .map_err(|error| format!("shard thread {name}: {error}"))?
+}
+
+async fn run(setup: ShardSetup) {
+    let ShardSetup { ready, fatal, .. } = &setup;
+    let fatal = Arc::clone(fatal);
+    let _ = ready;
+    let disk = match UringDisk::new(setup.disk.clone(), Arc::clone(&setup.metrics)) {
+        Ok(disk) => disk,
+        Err(error) => return (setup.ready)(Err(format!("io_uring: {error}"))),
+    };
+    let (log, recovered) = match Log::open(disk, &setup.log, &setup.identity, &setup.image).await {
+        Ok(opened) => opened,
+        Err(error) => return (setup.ready)(Err(error)),
+    };
+    let damaged = recovered
+        .iter()
+        .filter_map(|found| found.error.as_ref().map(|error| format!("{}: {error}", found.partition)))
+        .collect();
+    let summary = ShardReady { partitions: recovered.len(), damaged };
+    let core = Rc::new(Core {
+        shard: RefCell::new(Shard::new(setup.identity.clone(), Arc::clone(&setup.settings))),
+        log,
+        clock: setup.clock,
+        identity: setup.identity,
+        mailboxes: setup.mailboxes,
+        propose: setup.propose,
+        limits: setup.limits,
+        metrics: setup.metrics,
+        open_connections: setup.open_connections,
+        inputs: RefCell::default(),
+        effects: RefCell::default(),
+        taking: Cell::new(false),
+        connections: RefCell::default(),
+        next_connection: Cell::new(0),
+        unsent: RefCell::default(),
+        letters: RefCell::default(),
+        scratch: RefCell::new(vec![0; 64 * 1024]),
+        pending: Event::default(),
+        tick: Event::default(),
+        armed: Cell::new(None),
+        stopping: Cell::new(false),
+        stopped: Event::default(),
+        fatal: Arc::clone(&fatal),
+    });
+    core.take([Input::Start { image: setup.image, recovered }]);
+    (setup.ready)(Ok(summary));
+
+    glommio::spawn_local(commit_loop(Rc::clone(&core))).detach();
+    glommio::spawn_local(apply_loop(Rc::clone(&core))).detach();
+    glommio::spawn_local(tick_loop(Rc::clone(&core))).detach();
+    glommio::spawn_local(housekeeping_loop(Rc::clone(&core))).detach();
+    glommio::spawn_local(letter_loop(Rc::clone(&core), setup.mailbox)).detach();
+    core.stopped.wait().await;
+    core.shut_down().await;
+}
+
+/// A shard and everything that it acts on.
+pub(crate) struct Core {
+    pub(crate) shard: RefCell<Shard>,
+    pub(crate) log: Log,
+    pub(crate) clock: Clock,
+    identity: ShardIdentity,
+    mailboxes: Mailboxes,
+    propose: Propose,
+    limits: ConnectionLimits,
+    pub(crate) metrics: Arc<ShardMetrics>,
+    open_connections: OpenConnections,
+    inputs: RefCell<VecDeque<Input>>,
+    effects: RefCell<Effects>,
+    taking: Cell<bool>,
+    connections: RefCell<BTreeMap<ConnectionId, Rc<Connection>>>,
+    next_connection: Cell<u64>,
+    /// Connections with new answers, to be flushed when all inputs are taken.
+    unsent: RefCell<Vec<Rc<Connection>>>,
+    /// Letters for other shards, to be sent when all inputs are taken.
+    letters: RefCell<BTreeMap<ShardId, Vec<Letter>>>,
+    scratch: RefCell<Vec<u8>>,
+    /// Something waits for a commit round.
+    pending: Event,
+    /// The next deadline is earlier than what [`tick_loop`] waits for.
+    tick: Event,
+    armed: Cell<Option<Instant>>,
+    stopping: Cell<bool>,
+    stopped: Event,
+    fatal: Arc<dyn Fn(String) + Send + Sync>,
+}
+
+impl Core {
+    /// Takes inputs in order, with everything that follows from them at once.
+    pub(crate) fn take(self: &Rc<Self>, inputs: impl IntoIterator<Item = Input>) {
+        self.inputs.borrow_mut().extend(inputs);
+        if self.taking.replace(true) {
+            return;
+        }
+        let mut effects = self.effects.take();
+        loop {
+            let Some(input) = self.inputs.borrow_mut().pop_front() else { break };
+            let now = self.clock.now();
+            {
+                let mut shard = self.shard.borrow_mut();
+                let (budget, refusal) = self.log.append_budget();
+                shard.set_append_budget(budget, refusal);
+                shard.step(now, input, &mut effects);
+            }
+            for observation in effects.observations.drain(..) {
+                let api = self.metrics.api(observation.api as i16);
+                api.requests.add(1);
+                api.latency.record_latency(Duration::from_nanos(observation.nanos));
+            }
+            for effect in effects.list.drain(..) {
+                self.perform(effect);
+            }
+        }
+        *self.effects.borrow_mut() = effects;
+        self.taking.set(false);
+        if self.log.has_pending() {
+            self.pending.raise();
+        }
+        for connection in self.unsent.borrow_mut().drain(..) {
+            connection.flush();
+        }
+        for (to, letters) in std::mem::take(&mut *self.letters.borrow_mut()) {
+            self.metrics.messages_to_shards.add(letters.len() as u64);
+            self.mailboxes.send(to, letters);
+        }
+        let deadline = self.shard.borrow().next_deadline();
+        if deadline.is_some_and(|deadline| self.armed.get().is_none_or(|armed| deadline < armed)) {
+            self.tick.raise();
+        }
+    }
+
+    fn perform(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::Send { connection, chunks } => {
+                if let Some(connection) = self.connections.borrow().get(&connection) {
+                    let bytes = chunks.iter().map(Bytes::len).sum::<usize>();
+                    self.metrics.bytes_out.add(bytes as u64);
+                    connection.queue(chunks);
+                    self.unsent.borrow_mut().push(Rc::clone(connection));
+                }
+            }
+            Effect::Close { connection, reason } => {
+                if let Some(connection) = self.connections.borrow().get(&connection) {
+                    tracing::warn!(peer = %connection.peer, reason, "connection closed");
+                    self.metrics.connections_refused.add(1);
+                    connection.flush();
+                    connection.close();
+                }
+            }
+            Effect::MoveConnection { connection, to } => {
+                if let Some(connection) = self.connections.borrow().get(&connection) {
+                    connection.move_to.set(Some(to));
+                }
+            }
+            Effect::Ask { to, request, ask } => {
+                let origin = Origin { shard: self.identity.shard, request };
+                self.letters.borrow_mut().entry(to).or_default().push(Letter::Asked { origin, ask });
+            }
+            Effect::Reply { to, request, reply } => {
+                self.letters.borrow_mut().entry(to).or_default().push(Letter::Replied { request, reply });
+            }
+            Effect::Append { partition, batch } => {
+                self.metrics.record_bytes_in.add(batch.bytes.len() as u64);
+                self.metrics.records_in.add(u64::try_from(batch.header.records_count).unwrap_or(0));
+                self.log.append(partition, batch);
+            }
+            Effect::Read { read, partition, from, up_to, max_bytes, at_least_one } => {
+                if let Some(records) = self.log.read_tail(partition, from, max_bytes, up_to, at_least_one) {
+                    self.metrics.tail_cache_hits.add(1);
+                    self.count_read(&records);
+                    self.inputs.borrow_mut().push_back(Input::ReadDone { read, outcome: Ok(records) });
+                    return;
+                }
+                self.metrics.tail_cache_misses.add(1);
+                let core = Rc::clone(self);
+                glommio::spawn_local(async move {
+                    let outcome = core.log.read(partition, from, max_bytes, up_to, at_least_one).await;
+                    if let Ok(records) = &outcome {
+                        core.count_read(records);
+                    }
+                    core.take([Input::ReadDone { read, outcome }]);
+                })
+                .detach();
+            }
+            Effect::Lookup { read, partition, lookup, up_to } => {
+                let core = Rc::clone(self);
+                glommio::spawn_local(async move {
+                    let answer = core.log.lookup(partition, lookup, up_to).await;
+                    core.take([Input::LookupDone { read, answer }]);
+                })
+                .detach();
+            }
+            Effect::CreatePartition { partition } => {
+                let config = self.shard.borrow().image().partition_config(partition);
+                self.log.create_partition(partition, config.as_deref());
+            }
+            Effect::ConfigurePartition { partition } => {
+                let config = self.shard.borrow().image().partition_config(partition);
+                self.log.configure_partition(partition, config.as_deref());
+            }
+            Effect::DeletePartition { partition } => {
+                let core = Rc::clone(self);
+                glommio::spawn_local(async move {
+                    if let Err(error) = core.log.delete_partition(partition).await {
+                        tracing::error!(%partition, error, "a deleted partition's files could not be removed");
+                    }
+                })
+                .detach();
+            }
+            Effect::SetLogStart { read, partition, offset } => {
+                let core = Rc::clone(self);
+                glommio::spawn_local(async move {
+                    let result = core.log.set_log_start(partition, offset).await;
+                    if result.is_ok() {
+                        core.take([Input::LogStartMoved { partition, offset }]);
+                    }
+                    core.take([Input::LogStartSet { read, result }]);
+                })
+                .detach();
+            }
+            Effect::Measure { read, partitions } => {
+                let sizes = partitions.iter().map(|partition| self.log.log_bytes(*partition)).collect();
+                self.inputs.borrow_mut().push_back(Input::Measured { read, sizes });
+            }
+            Effect::Propose { request, change } => {
+                let (mailboxes, me) = (self.mailboxes.clone(), self.identity.shard);
+                (self.propose)(
+                    change,
+                    Box::new(move |result| {
+                        let reply = Reply::Proposed(result);
+                        mailboxes.send(me, vec![Letter::Replied { request, reply }]);
+                    }),
+                );
+            }
+        }
+    }
+
+    fn count_read(&self, records: &[Bytes]) {
+        self.metrics.record_bytes_out.add(records.iter().map(|chunk| chunk.len() as u64).sum());
+    }
+
+    fn connected(self: &Rc<Self>, new: NewConnection) {
+        let id = ConnectionId(self.next_connection.get());
+        self.next_connection.set(id.0 + 1);
+        let connection = match Connection::new(id, new.socket, new.peer, self.clock.now().instant) {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.open_connections.fetch_sub(1, Ordering::Relaxed);
+                return tracing::debug!(peer = %new.peer, %error, "a connection was gone before it was served");
+            }
+        };
+        self.connections.borrow_mut().insert(id, Rc::clone(&connection));
+        self.metrics.connections_accepted.add(1);
+        self.metrics.connections_open.set(self.connections.borrow().len() as u64);
+        self.take([Input::Connected { connection: id, client_host: format!("/{}", new.peer.ip()) }]);
+        glommio::spawn_local(self.clone().serve(connection, Incoming::with(new.received))).detach();
+    }
+
+    async fn serve(self: Rc<Self>, connection: Rc<Connection>, mut incoming: Incoming) {
+        let writer = Rc::clone(&connection);
+        glommio::spawn_local(async move { writer.write_loop().await }).detach();
+        let limit = self.limits.request_bytes_max;
+        let mut moved = false;
+        loop {
+            self.wait_for_room(&connection, &incoming).await;
+            if let Some(to) = connection.move_to.take() {
+                if self.settled(&connection).await && incoming.unfinished_bytes() < 32 * 1024 {
+                    moved = self.hand_over(&connection, std::mem::take(&mut incoming), to);
+                }
+                if moved {
+                    break;
+                }
+            }
+            match connection.receive(&mut incoming, &self.scratch, limit).await {
+                Received::Frames(frames) => {
+                    connection.last_active.set(self.clock.now().instant);
+                    self.metrics.bytes_in.add(frames.iter().map(|frame| frame.len() as u64 + 4).sum());
+                    let id = connection.id;
+                    self.take(frames.into_iter().map(|frame| Input::Frame { connection: id, frame }));
+                }
+                Received::End(error) => {
+                    if let Some(error) = error {
+                        self.metrics.connections_refused.add(1);
+                        tracing::warn!(peer = %connection.peer, %error, "connection closed");
+                    }
+                    break;
+                }
+            }
+        }
+        connection.close();
+        self.connections.borrow_mut().remove(&connection.id);
+        self.metrics.connections_open.set(self.connections.borrow().len() as u64);
+        if !moved {
+            self.open_connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.take([Input::Disconnected { connection: connection.id }]);
+    }
+
+    /// Backpressure: waits while this connection, or the shard, has too much under way.
+    async fn wait_for_room(&self, connection: &Connection, incoming: &Incoming) {
+        loop {
+            let (requests, bytes) = self.shard.borrow().backlog(connection.id);
+            let own = bytes + connection.unsent_bytes();
+            let over_own = requests >= self.limits.requests_in_flight_max || own > self.limits.connection_bytes_max;
+            // A shard over its limit still serves connections that have nothing under way: they are not who fills it.
+            let over_shard = own + incoming.unfinished_bytes() > 0 && self.log.pending_bytes() > self.limits.shard_bytes_max;
+            if connection.is_closing() || !(over_own || (over_shard && requests > 0)) {
+                return;
+            }
+            self.metrics.backpressure_pauses.add(1);
+            connection.progress.wait().await;
+        }
+    }
+
+    /// Waits until nothing of a connection is under way. False if it closes meanwhile.
+    async fn settled(&self, connection: &Connection) -> bool {
+        loop {
+            if connection.is_closing() {
+                return false;
+            }
+            if self.shard.borrow().backlog(connection.id).0 == 0 && connection.unsent_bytes() == 0 {
+                return true;
+            }
+            connection.progress.wait().await;
+        }
+    }
+
+    /// Gives a connection to another shard, with the bytes that are not taken apart. Whether it went.
+    fn hand_over(&self, connection: &Connection, incoming: Incoming, to: ShardId) -> bool {
+        let (Ok(socket), Some(received)) = (connection.duplicate_socket(), incoming.into_rest()) else { return false };
+        let new = NewConnection { socket, peer: connection.peer, received };
+        self.mailboxes.send(to, vec![Letter::Connection(new)]);
+        connection.forget();
+        true
+    }
+
+    async fn shut_down(self: &Rc<Self>) {
+        // What is in flight is finished first: requests under way wait at most for a round or their own deadline.
+        let deadline = self.clock.now().instant + Duration::from_secs(5);
+        loop {
+            let under_way = self.shard.borrow().produces_under_way();
+            if (under_way == 0 && !self.log.has_pending()) || self.clock.now().instant >= deadline {
+                break;
+            }
+            timer::sleep(Duration::from_millis(2)).await;
+        }
+        for connection in self.connections.borrow().values() {
+            connection.flush();
+            connection.close();
+        }
+        let snapshots = self.shard.borrow_mut().producer_snapshots(1);
+        self.log.save_snapshots(snapshots).await;
+        if let Err(error) = self.log.close().await {
+            tracing::error!(shard = self.identity.shard.0, error, "the log was not closed cleanly; the next start recovers it");
+        }
+    }
+}
+
+/// Commits rounds: while one is in flight, the next gathers.
+async fn commit_loop(core: Rc<Core>) {
+    loop {
+        core.pending.wait().await;
+        while core.log.has_pending() {
+            match core.log.commit_round(&core.metrics).await {
+                Ok(partitions) => core.take([Input::Durable { partitions }]),
+                Err(message) => {
+                    core.take([Input::StorageFailed { message: message.clone() }]);
+                    (core.fatal)(message);
+                    return;
+                }
+            }
+        }
+        for connection in core.connections.borrow().values() {
+            connection.progress.raise();
+        }
+    }
+}
+
+/// Moves journal content into the segments, a small step at a time.
+async fn apply_loop(core: Rc<Core>) {
+    loop {
+        match core.log.apply_step().await {
+            Ok(true) => glommio::yield_if_needed().await,
+            Ok(false) => timer::sleep(Duration::from_millis(50)).await,
+            Err(message) => {
+                core.take([Input::StorageFailed { message: message.clone() }]);
+                (core.fatal)(message);
+                return;
+            }
+        }
+        if core.stopping.get() {
+            return;
+        }
+    }
+}
+
+/// Wakes the shard when a deadline has come.
+async fn tick_loop(core: Rc<Core>) {
+    loop {
+        let deadline = core.shard.borrow().next_deadline();
+        let now = core.clock.now().instant;
+        core.armed.set(deadline);
+        match deadline {
+            None => core.tick.wait().await,
+            Some(deadline) if deadline <= now => core.take([Input::Tick]),
+            Some(deadline) => {
+                let wait = deadline.since(now);
+                futures_lite::future::or(core.tick.wait(), async {
+                    timer::sleep(wait).await;
+                })
+                .await;
+            }
+        }
+    }
+}
+
+async fn letter_loop(core: Rc<Core>, mailbox: Mailbox) {
+    while let Ok(letters) = mailbox.recv().await {
+        for letter in letters {
+            match letter {
+                Letter::Asked { origin, ask } => core.take([Input::Asked { origin, ask }]),
+                Letter::Replied { request, reply } => core.take([Input::Replied { request, reply }]),
+                Letter::Connection(new) => core.connected(new),
+                Letter::Metadata { image, taken } => {
+                    core.take([Input::Metadata { image }]);
+                    taken();
+                }
+                Letter::Stop => {
+                    core.stopping.set(true);
+                    core.stopped.raise();
+                }
+            }
+        }
+    }
+}
+
+/// Retention, compaction, snapshots, idle connections: what nobody waits for.
+async fn housekeeping_loop(core: Rc<Core>) {
+    let mut round = 0_u64;
+    loop {
+        timer::sleep(Duration::from_secs(1)).await;
+        if core.stopping.get() {
+            return;
+        }
+        round += 1;
+        let now = core.clock.now();
+        let idle: Vec<_> = core
+            .connections
+            .borrow()
+            .values()
+            .filter(|connection| now.instant.since(connection.last_active.get()) > core.limits.idle_max)
+            .filter(|connection| core.shard.borrow().backlog(connection.id).0 == 0)
+            .cloned()
+            .collect();
+        for connection in idle {
+            tracing::debug!(peer = %connection.peer, "connection closed: idle for connections.max.idle.ms");
+            connection.close();
+        }
+        let snapshots = core.shard.borrow_mut().producer_snapshots(10_000);
+        core.log.save_snapshots(snapshots).await;
+        if round.is_multiple_of(60) {
+            core.shard.borrow_mut().expire_producers(now);
+        }
+        super::housekeeping::clean(&core).await;
+    }
+}

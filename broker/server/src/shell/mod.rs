@@ -1,0 +1,6 @@
+//! The only place with glommio and io_uring: executors, sockets, files, timers, and waking shards from elsewhere.
+//!
+//! The one part of the broker with `unsafe` code, each block with its reason.
+
+pub mod disk;
+mod ring;
