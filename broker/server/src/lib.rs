@@ -1,4 +1,5 @@
 //! The server: threads, sockets, io_uring and the control plane. What the broker decides is in other crates.
 
+pub mod data_directory;
 pub mod metrics;
 pub mod shell;

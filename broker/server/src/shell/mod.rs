@@ -4,3 +4,4 @@
 
 pub mod disk;
 mod ring;
+pub mod startup_check;
