@@ -3,4 +3,5 @@
 //! Pure: no I/O, no clock, no threads, no randomness. It knows no request, no connection, no file and no plugin.
 #![forbid(unsafe_code)]
 
+pub mod group;
 pub mod partition;
