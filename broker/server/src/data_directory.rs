@@ -221,7 +221,9 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Meta, DataDirectoryError> {
         return Err(damaged(MetaDamage::WrongChecksum));
     }
     let value = |key: &'static str| {
-        body.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).ok_or_else(|| damaged(MetaDamage::Key(key)))
+        body.lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+            .ok_or_else(|| damaged(MetaDamage::Key(key)))
     };
     let found: u32 = value("format.version")?.parse().map_err(|_| damaged(MetaDamage::Key("format.version")))?;
     if found > FORMAT_VERSION {

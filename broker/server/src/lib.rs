@@ -1,5 +1,6 @@
 //! The server: threads, sockets, io_uring and the control plane. What the broker decides is in other crates.
 
+pub mod config;
 pub mod data_directory;
 pub mod metrics;
 pub mod shell;

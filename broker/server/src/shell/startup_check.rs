@@ -112,7 +112,9 @@ pub enum StartupError {
          `securityContext.seccompProfile.type: Unconfined` or a Localhost profile; in a systemd unit `SystemCallFilter=@io-event`"
     )]
     IoUringBlocked,
-    #[error("this kernel ({kernel}) has no io_uring. Linux 5.19 or newer is needed; io_uring must not be compiled out (CONFIG_IO_URING)")]
+    #[error(
+        "this kernel ({kernel}) has no io_uring. Linux 5.19 or newer is needed; io_uring must not be compiled out (CONFIG_IO_URING)"
+    )]
     IoUringMissing { kernel: String },
     #[error("this kernel ({kernel}) is too old: its io_uring lacks {missing}. Linux 5.19 or newer is needed")]
     KernelTooOld { kernel: String, missing: &'static str },
@@ -157,7 +159,8 @@ pub fn check(needs: &Needs) -> Result<StartupReport, StartupError> {
     if !direct_io {
         notices.push(Notice::NoDirectIo { path: path.clone(), file_system });
     }
-    let one_flush_for_all_files = matches!(file_system, FileSystem::Ext4 | FileSystem::Xfs) && on_one_block_device(path);
+    let one_flush_for_all_files =
+        matches!(file_system, FileSystem::Ext4 | FileSystem::Xfs) && on_one_block_device(path);
     if file_system == FileSystem::Tmpfs {
         notices.push(Notice::NotPersistent { path: path.clone() });
     } else if !one_flush_for_all_files {
@@ -206,7 +209,8 @@ fn io_uring_disabled() -> Option<u32> {
 }
 
 fn kernel_release() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
 fn check_memlock(needs: &Needs, notices: &mut Vec<Notice>) -> Result<(), StartupError> {
@@ -342,7 +346,12 @@ mod tests {
     use super::*;
 
     fn needs(directory: &Path) -> Needs {
-        Needs { data_directory: directory.to_path_buf(), shards: 2, registered_bytes_per_shard: 64 * 1024, open_files: 64 }
+        Needs {
+            data_directory: directory.to_path_buf(),
+            shards: 2,
+            registered_bytes_per_shard: 64 * 1024,
+            open_files: 64,
+        }
     }
 
     #[test]
@@ -358,16 +367,18 @@ mod tests {
         let check = |errno, disabled| {
             explain_refusal(io::Error::from_raw_os_error(errno), disabled, "5.4.0".to_owned()).to_string()
         };
-        insta::assert_snapshot!([
-            check(libc::EPERM, Some(2)),
-            check(libc::EPERM, Some(1)),
-            check(libc::EPERM, Some(0)),
-            check(libc::EPERM, None),
-            check(libc::ENOSYS, None),
-            check(libc::EINVAL, None),
-            check(libc::ENOMEM, Some(0)),
-        ]
-        .join("\n"));
+        insta::assert_snapshot!(
+            [
+                check(libc::EPERM, Some(2)),
+                check(libc::EPERM, Some(1)),
+                check(libc::EPERM, Some(0)),
+                check(libc::EPERM, None),
+                check(libc::ENOSYS, None),
+                check(libc::EINVAL, None),
+                check(libc::ENOMEM, Some(0)),
+            ]
+            .join("\n")
+        );
     }
 
     #[test]
