@@ -115,6 +115,8 @@ pub struct GroupCoordinator {
     topics: TopicsImage,
     parked: Vec<Parked>,
     deletions: BTreeMap<RequestToken, Deletion>,
+    /// Groups that are deleted in memory, by a write in flight. Who would make them anew waits for it.
+    removing: BTreeMap<Text, PersistToken>,
     core: Core,
 }
 
@@ -135,6 +137,7 @@ impl GroupCoordinator {
             topics: TopicsImage::default(),
             parked: Vec::new(),
             deletions: BTreeMap::new(),
+            removing: BTreeMap::new(),
             core,
         }
     }
@@ -336,6 +339,9 @@ impl GroupCoordinator {
         effects: &mut Vec<GroupEffect>,
     ) {
         let ids: Vec<Text> = groups.iter().map(|group| group.id().clone()).collect();
+        for id in &ids {
+            self.removing.remove(id);
+        }
         if result.is_err() {
             for group in groups {
                 self.groups.entry(group.id().clone()).or_insert(group);

@@ -6,6 +6,7 @@ use super::*;
 #[derive(Debug)]
 pub(in crate::group) struct StaticReplacement {
     instance_id: Text,
+    generation: i32,
     old_id: Text,
     new_id: Text,
     old_protocols: Vec<Protocol>,
@@ -161,6 +162,7 @@ impl ClassicGroup {
         let Some(member) = self.members.get(&new_id) else { return };
         let replacement = StaticReplacement {
             instance_id: request.group_instance_id.clone().expect("only static members are replaced"),
+            generation: self.generation,
             old_id,
             new_id: new_id.clone(),
             old_protocols: member.protocols.clone(),
@@ -221,7 +223,15 @@ impl ClassicGroup {
         context: &mut Context<'_>,
     ) {
         let StaticReplacement { instance_id, old_id, new_id, .. } = replacement;
+        if self.state != ClassicState::Stable || self.generation != replacement.generation {
+            // A rebalance has begun meanwhile: the parked request counts as its join, and its end writes the new id.
+            return;
+        }
         if self.static_members.get(&instance_id) != Some(&new_id) {
+            // It has returned once more, or left. What the later return falls back on is not durable either: begin anew.
+            if result.is_err() {
+                self.rebalance(context);
+            }
             return;
         }
         if let Err(error) = result {
@@ -234,11 +244,6 @@ impl ClassicGroup {
                 member.session_timeout_ms = replacement.old_session_timeout_ms;
             }
             self.heard_of(&old_id, context);
-            self.complete_join_if_all_joined(context);
-            return;
-        }
-        if self.state != ClassicState::Stable {
-            // A rebalance has begun meanwhile; the parked request counts as its join.
             return;
         }
         let mut answer = self.join_answer(&new_id);

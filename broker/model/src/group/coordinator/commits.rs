@@ -98,7 +98,7 @@ impl GroupCoordinator {
         records: Vec<GroupRecord>,
         write: Write,
         effects: &mut Vec<GroupEffect>,
-    ) {
+    ) -> PersistToken {
         let mut keys = Vec::with_capacity(records.len());
         let mut values = Vec::with_capacity(records.len());
         for record in &records {
@@ -112,6 +112,7 @@ impl GroupCoordinator {
         for (key, value) in keys.iter().zip(values) {
             self.offsets.begin(key, token, value);
         }
+        token
     }
 
     pub(super) fn fetch(&mut self, token: RequestToken, fetch: OffsetFetch, effects: &mut Vec<GroupEffect>) {
@@ -219,10 +220,10 @@ impl GroupCoordinator {
     ) {
         let mut records = Vec::new();
         let mut groups = Vec::with_capacity(ids.len());
-        for id in ids {
-            let Some(mut group) = self.groups.remove(&id) else { continue };
+        for id in &ids {
+            let Some(mut group) = self.groups.remove(id) else { continue };
             group.close(GroupError::CoordinatorNotAvailable, &mut self.core.context(now, effects));
-            for (topic, index, _) in self.offsets.latest(&id) {
+            for (topic, index, _) in self.offsets.latest(id) {
                 records.push(tombstone(&(id.clone(), topic.clone(), index)));
             }
             records.extend(group.tombstones());
@@ -234,7 +235,8 @@ impl GroupCoordinator {
             answers: Vec::new(),
             then: Then::GroupsRemoved { request, groups },
         };
-        self.persist_offsets(now, partition, records, write, effects);
+        let token = self.persist_offsets(now, partition, records, write, effects);
+        self.removing.extend(ids.into_iter().map(|id| (id, token)));
     }
 
     /// Ends offsets whose retention has passed, and groups that have nothing left.

@@ -21,6 +21,10 @@ impl GroupCoordinator {
             effects.push(GroupEffect::Answer { token, answer: request.refused(error) });
             return;
         }
+        if let Some(write) = self.removal_to_wait_for(&request) {
+            self.parked.push(Parked { until: BTreeSet::from([write]), token, request });
+            return;
+        }
         let answer = match request {
             GroupRequest::Join(join) => return self.join(now, token, join, effects),
             GroupRequest::Sync(sync) => match self.groups.get_mut(&sync.group_id) {
@@ -82,6 +86,17 @@ impl GroupCoordinator {
             }
         }
         self.owned(group_id).map(|_| ())
+    }
+
+    /// A group is not made anew before it is known that it is gone: else a failed deletion would bring back the old one.
+    fn removal_to_wait_for(&self, request: &GroupRequest) -> Option<PersistToken> {
+        let group_id = match request {
+            GroupRequest::Join(join) => &join.group_id,
+            GroupRequest::OffsetCommit(commit) => &commit.group_id,
+            GroupRequest::ConsumerHeartbeat(heartbeat) => &heartbeat.group_id,
+            _ => return None,
+        };
+        self.removing.get(group_id).copied()
     }
 
     fn join(&mut self, now: Now, token: RequestToken, join: JoinGroup, effects: &mut Vec<GroupEffect>) {
