@@ -4,4 +4,6 @@
 #![forbid(unsafe_code)]
 
 pub mod group;
+pub mod metadata;
 pub mod partition;
+pub mod topic_config;

@@ -74,7 +74,12 @@ pub struct Partition {
 impl Partition {
     /// A partition as recovery found it: everything there is durable.
     #[must_use]
-    pub fn recovered(log_start_offset: Offset, log_end_offset: Offset, epochs: Vec<EpochStart>, producers: Producers) -> Self {
+    pub fn recovered(
+        log_start_offset: Offset,
+        log_end_offset: Offset,
+        epochs: Vec<EpochStart>,
+        producers: Producers,
+    ) -> Self {
         let leader_epoch = epochs.last().map_or(LeaderEpoch(0), |start| start.epoch);
         let partition = Self {
             leader_epoch,
@@ -219,6 +224,13 @@ impl Partition {
         }
         self.assert_invariants();
         moved
+    }
+
+    /// The epoch in which the record at `offset` was written, if that is known.
+    #[must_use]
+    pub fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        let after = self.epochs.partition_point(|start| start.start_offset <= offset);
+        Some(self.epochs.get(after.checked_sub(1)?)?.epoch)
     }
 
     /// The last offset + 1 of the largest epoch that is not above `epoch` (KIP-101), and that epoch; `None` if it is unknown.

@@ -77,7 +77,9 @@ impl ProducerState {
 /// Why a producer's batch is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SequenceError {
-    #[error("producer {producer} has epoch {current} here, the batch has {got}: a newer instance of the producer has taken over")]
+    #[error(
+        "producer {producer} has epoch {current} here, the batch has {got}: a newer instance of the producer has taken over"
+    )]
     InvalidProducerEpoch { producer: ProducerId, current: ProducerEpoch, got: ProducerEpoch },
     #[error("producer {producer}: sequence {got} does not follow {last}: batches before it are missing")]
     OutOfOrderSequence { producer: ProducerId, last: Sequence, got: Sequence },
@@ -112,7 +114,11 @@ impl Producers {
         };
         let producer = header.producer_id;
         if header.producer_epoch < state.epoch {
-            return Err(SequenceError::InvalidProducerEpoch { producer, current: state.epoch, got: header.producer_epoch });
+            return Err(SequenceError::InvalidProducerEpoch {
+                producer,
+                current: state.epoch,
+                got: header.producer_epoch,
+            });
         }
         if header.producer_epoch > state.epoch {
             return if header.base_sequence == Sequence(0) || is_derived(producer) {
@@ -198,7 +204,9 @@ impl Producers {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(5 + self.states.len() * 64);
         out.push(1);
-        out.extend_from_slice(&u32::try_from(self.states.len()).expect("a partition has fewer than 2^32 producers").to_be_bytes());
+        out.extend_from_slice(
+            &u32::try_from(self.states.len()).expect("a partition has fewer than 2^32 producers").to_be_bytes(),
+        );
         for (id, state) in &self.states {
             out.extend_from_slice(&id.0.to_be_bytes());
             out.extend_from_slice(&state.epoch.0.to_be_bytes());

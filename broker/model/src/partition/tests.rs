@@ -52,7 +52,10 @@ fn a_retry_gets_the_first_appends_offsets() {
     }
     for n in 0..5 {
         let again = append(&mut partition, &header(7, 0, n * 10, 10)).unwrap();
-        assert_eq!(again, Appended::Duplicate { base_offset: Offset(i64::from(n) * 10), next_offset: Offset(i64::from(n) * 10 + 10) });
+        assert_eq!(
+            again,
+            Appended::Duplicate { base_offset: Offset(i64::from(n) * 10), next_offset: Offset(i64::from(n) * 10 + 10) }
+        );
     }
     assert_eq!(partition.log_end_offset(), Offset(50));
 }
@@ -121,7 +124,8 @@ fn the_slowest_in_sync_follower_holds_the_high_watermark() {
 #[test]
 fn the_end_of_an_epoch_is_the_start_of_the_next() {
     let epochs = [(0, 0), (2, 10), (5, 30)];
-    let epochs = epochs.map(|(epoch, start)| EpochStart { epoch: LeaderEpoch(epoch), start_offset: Offset(start) }).to_vec();
+    let epochs =
+        epochs.map(|(epoch, start)| EpochStart { epoch: LeaderEpoch(epoch), start_offset: Offset(start) }).to_vec();
     let partition = Partition::recovered(Offset(0), Offset(42), epochs, Producers::default());
     let end = |epoch| partition.end_of_epoch(LeaderEpoch(epoch)).map(|(epoch, end)| (epoch.0, end.0));
     assert_eq!(end(5), Some((5, 42)));
