@@ -74,6 +74,12 @@ impl Attributes {
         Self(self.0 | Self::LOG_APPEND_TIME)
     }
 
+    /// Without the bits that only the log itself sets: append time and delete horizon.
+    #[must_use]
+    pub fn without_log_marks(self) -> Self {
+        Self(self.0 & !(Self::LOG_APPEND_TIME | Self::DELETE_HORIZON))
+    }
+
     /// Bit 4: part of a transaction.
     #[must_use]
     pub fn is_transactional(self) -> bool {

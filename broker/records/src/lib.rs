@@ -4,5 +4,9 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod build;
+pub mod compress;
 pub mod ids;
+pub mod record;
 pub mod time;
+pub mod validate;
