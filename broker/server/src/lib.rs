@@ -1,6 +1,7 @@
 //! The server: threads, sockets, io_uring and the control plane. What the broker decides is in other crates.
 
 pub mod config;
+pub mod control;
 pub mod data_directory;
 pub mod metrics;
 pub mod shell;

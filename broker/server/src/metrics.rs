@@ -95,7 +95,7 @@ impl Histogram {
             .map(|(index, counter)| {
                 let counted = counter.value();
                 count += counted;
-                let bound = if index == BUCKETS { f64::MAX } else { (first << index) as f64 / divisor };
+                let bound = if index == BUCKETS { f64::INFINITY } else { (first << index) as f64 / divisor };
                 (bound, counted)
             })
             .collect();
@@ -113,7 +113,7 @@ fn bucket(value: u64, first: u64) -> usize {
 /// A [`Histogram`] at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistogramReading {
-    /// Upper bound (`f64::MAX` for the last) and how many fell into this bucket and no lower one.
+    /// Upper bound (`f64::INFINITY` for the last) and how many fell into this bucket and no lower one.
     pub buckets: Vec<(f64, u64)>,
     pub sum: f64,
     pub count: u64,
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(reading.count, 3);
         assert_eq!(reading.buckets[0], (0.000_032, 1));
         assert_eq!(reading.buckets[2], (0.000_128, 1));
-        assert_eq!(reading.buckets[BUCKETS], (f64::MAX, 1));
+        assert_eq!(reading.buckets[BUCKETS], (f64::INFINITY, 1));
         assert!((reading.sum - 60.000_11).abs() < 1e-9);
     }
 

@@ -1,0 +1,256 @@
+//! The control thread: takes proposals from shards and the admin endpoint, commits them in batches, and tells every shard.
+//!
+//! Owns the quorum, the plugins and the admin endpoint, all on one tokio runtime of one thread. Shards are told in the order in which
+//! things happened, before who proposed is answered: so a client that was told of a new topic finds it on any shard as soon as that
+//! shard has read its mailbox.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    thread,
+};
+
+use tidegate_model::metadata::{MetadataChange, MetadataError, MetadataImage, ProposalResult};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    admin::{self, AdminError, AdminOptions, Token},
+    metrics::MetricsPage,
+    quorum::{Quorum, QuorumError},
+};
+use crate::metrics::ShardReport;
+
+/// Proposals that are committed with one sync at most.
+const BATCH_MAX: usize = 256;
+
+/// What a shard is told. It comes on the control thread, so the sink only puts it into the shard's mailbox.
+#[derive(Clone, Debug)]
+pub enum ControlEvent {
+    /// Committed metadata has changed.
+    Metadata(Arc<MetadataImage>),
+}
+
+/// Where a shard is told.
+pub type EventSink = Box<dyn Fn(ControlEvent) + Send>;
+
+/// Takes the answer to a proposal, on the control thread.
+pub type Answer = Box<dyn FnOnce(ProposalResult) + Send>;
+
+/// What the control thread needs to start.
+pub struct ControlOptions {
+    pub data_directory: PathBuf,
+    /// An image that says who this broker is, and nothing else.
+    pub empty: MetadataImage,
+    pub admin: AdminOptions,
+    pub page: Arc<MetricsPage>,
+    /// Called once, with the reason, when nothing can be committed any more: the process has to end.
+    pub fatal: Box<dyn Fn(String) + Send>,
+}
+
+/// Why the control thread did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(transparent)]
+    Quorum(#[from] QuorumError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("the control thread cannot be started: {source}")]
+    Thread { source: std::io::Error },
+}
+
+pub(super) enum Command {
+    Propose { change: MetadataChange, answer: Answer },
+    Subscribe(Vec<EventSink>),
+    Report(ShardReport),
+    Stop,
+}
+
+/// How far the broker is, for `/readyz`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Readiness {
+    /// Recovering; connections are not accepted yet.
+    Starting = 0,
+    Ready = 1,
+    Stopping = 2,
+}
+
+/// Talks to the control thread, from any thread. None of it waits.
+#[derive(Clone)]
+pub struct ControlHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    readiness: Arc<AtomicU8>,
+}
+
+impl ControlHandle {
+    /// Proposes a change. `answer` is called on the control thread once it is committed or refused.
+    pub fn propose(&self, change: MetadataChange, answer: impl FnOnce(ProposalResult) + Send + 'static) {
+        let command = Command::Propose { change, answer: Box::new(answer) };
+        if let Err(mpsc::error::SendError(Command::Propose { answer, .. })) = self.commands.send(command) {
+            answer(Err(MetadataError::Storage { reason: "the broker is stopping".to_owned() }));
+        }
+    }
+
+    /// Proposes a change and waits for the answer; for tokio tasks of the control thread.
+    pub(super) async fn commit(&self, change: MetadataChange) -> ProposalResult {
+        let (sender, receiver) = oneshot::channel();
+        self.propose(change, |result| {
+            // Who asked may be gone; the change is committed all the same.
+            let _ = sender.send(result);
+        });
+        let gone = || Err(MetadataError::Storage { reason: "the broker is stopping".to_owned() });
+        receiver.await.unwrap_or_else(|_| gone())
+    }
+
+    /// From now on these are told of every change, beginning with the newest image.
+    pub fn subscribe(&self, sinks: Vec<EventSink>) {
+        // After the control thread has stopped there is nothing to be told of.
+        let _ = self.commands.send(Command::Subscribe(sinks));
+    }
+
+    /// A shard's newest report, for the metrics.
+    pub fn report(&self, report: ShardReport) {
+        let _ = self.commands.send(Command::Report(report));
+    }
+
+    /// What `/readyz` says from now on.
+    pub fn set_readiness(&self, readiness: Readiness) {
+        self.readiness.store(readiness as u8, Ordering::Release);
+    }
+
+    pub(super) fn readiness(&self) -> Readiness {
+        match self.readiness.load(Ordering::Acquire) {
+            0 => Readiness::Starting,
+            1 => Readiness::Ready,
+            _ => Readiness::Stopping,
+        }
+    }
+}
+
+/// The control thread, running.
+pub struct Control {
+    pub handle: ControlHandle,
+    /// The metadata as it was found; shards start with it.
+    pub image: Arc<MetadataImage>,
+    /// Where the admin endpoint listens.
+    pub admin: std::net::SocketAddr,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Control {
+    /// Replays the metadata log, binds the admin endpoint and starts the thread.
+    ///
+    /// # Errors
+    /// When the log is damaged, or the admin endpoint cannot listen or has no token where it needs one.
+    pub fn start(options: ControlOptions) -> Result<Self, ControlError> {
+        let ControlOptions { data_directory, empty, admin: admin_options, page, fatal } = options;
+        let token = admin_options.token_file.as_deref().map(Token::read).transpose()?;
+        let listener = admin::bind(&admin_options, token.is_some())?;
+        let admin_address = listener.local_addr().map_err(|source| ControlError::Thread { source })?;
+        let quorum = Quorum::open(&data_directory, empty)?;
+        let image = Arc::clone(quorum.image());
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let handle = ControlHandle { commands, readiness: Arc::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name("control-blocking")
+            .max_blocking_threads(2)
+            .build()
+            .map_err(|source| ControlError::Thread { source })?;
+        let state = admin::AdminState::new(handle.clone(), page.clone(), token, &admin_options);
+        let thread = thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    let (stop, stopped) = oneshot::channel();
+                    let endpoint = tokio::spawn(admin::serve(listener, state, stopped));
+                    let mut controller = Controller { quorum, sinks: Vec::new(), page };
+                    if let Err(error) = controller.run(receiver).await {
+                        fatal(error.to_string());
+                    }
+                    let _ = stop.send(());
+                    let _ = endpoint.await;
+                });
+            })
+            .map_err(|source| ControlError::Thread { source })?;
+        Ok(Self { handle, image, admin: admin_address, thread })
+    }
+
+    /// Commits what was proposed before, answers it, and ends the thread.
+    pub fn stop(self) {
+        self.handle.set_readiness(Readiness::Stopping);
+        let _ = self.handle.commands.send(Command::Stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the control thread ended with a panic");
+        }
+    }
+}
+
+struct Controller {
+    quorum: Quorum,
+    sinks: Vec<EventSink>,
+    page: Arc<MetricsPage>,
+}
+
+impl Controller {
+    async fn run(&mut self, mut commands: mpsc::UnboundedReceiver<Command>) -> Result<(), QuorumError> {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            if commands.recv_many(&mut batch, BATCH_MAX).await == 0 {
+                return Ok(());
+            }
+            let mut proposals = Vec::new();
+            let mut stop = false;
+            for command in batch.drain(..) {
+                match command {
+                    Command::Propose { change, answer } => proposals.push((change, answer)),
+                    Command::Report(report) => self.page.report(report),
+                    Command::Subscribe(sinks) => {
+                        // What was proposed before is told to them as well: the order is kept.
+                        self.commit(std::mem::take(&mut proposals))?;
+                        for sink in &sinks {
+                            sink(ControlEvent::Metadata(Arc::clone(self.quorum.image())));
+                        }
+                        self.sinks.extend(sinks);
+                    }
+                    Command::Stop => stop = true,
+                }
+            }
+            self.commit(proposals)?;
+            if stop {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Commits, tells the shards, answers.
+    fn commit(&mut self, proposals: Vec<(MetadataChange, Answer)>) -> Result<(), QuorumError> {
+        if proposals.is_empty() {
+            return Ok(());
+        }
+        let before = self.quorum.image().version;
+        let (changes, answers): (Vec<_>, Vec<_>) = proposals.into_iter().unzip();
+        let results = match self.quorum.commit(changes) {
+            Ok(results) => results,
+            Err(error) => {
+                for answer in answers {
+                    answer(Err(MetadataError::Storage { reason: error.to_string() }));
+                }
+                return Err(error);
+            }
+        };
+        let image = self.quorum.image();
+        if image.version != before {
+            for sink in &self.sinks {
+                sink(ControlEvent::Metadata(Arc::clone(image)));
+            }
+        }
+        for (answer, result) in answers.into_iter().zip(results) {
+            answer(result);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,398 @@
+//! The metrics page: what shards have counted, in Prometheus' text format, put together when it is asked for.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use kafka_protocol::messages::ApiKey;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use crate::metrics::{Histogram, HistogramUnit, ShardMetrics, ShardReport};
+
+/// Everything that the metrics page is made of. Shared with the admin endpoint; shards never touch it.
+#[derive(Debug)]
+pub struct MetricsPage {
+    shards: Vec<Arc<ShardMetrics>>,
+    /// The last report of each shard. Only the control thread locks it.
+    reports: Mutex<Vec<ShardReport>>,
+    started: Instant,
+}
+
+impl MetricsPage {
+    /// A page of these shards' counters.
+    pub fn new(shards: Vec<Arc<ShardMetrics>>) -> Arc<Self> {
+        let reports = (0..shards.len()).map(|_| ShardReport::default()).collect();
+        Arc::new(Self { shards, reports: Mutex::new(reports), started: Instant::now() })
+    }
+
+    /// Replaces what a shard said last. A shard that is not there is ignored.
+    pub fn report(&self, report: ShardReport) {
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = reports.get_mut(usize::from(report.shard)) {
+            *last = report;
+        }
+    }
+
+    /// The last report of each shard.
+    pub fn reports(&self) -> Vec<ShardReport> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The page.
+    ///
+    /// # Errors
+    /// Never in fact: writing to a string does not fail.
+    pub fn render(self: &Arc<Self>) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(PageCollector(Arc::clone(self))));
+        let mut page = String::with_capacity(64 << 10);
+        text::encode(&mut page, &registry)?;
+        Ok(page)
+    }
+}
+
+#[derive(Debug)]
+struct PageCollector(Arc<MetricsPage>);
+
+/// Writes families one after the other.
+struct Families<'e>(DescriptorEncoder<'e>);
+
+impl Families<'_> {
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        values: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        values(&mut self.0.encode_descriptor(name, help, None, kind)?)
+    }
+
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        shards: &[Arc<ShardMetrics>],
+        value: impl Fn(&ShardMetrics) -> u64,
+    ) -> fmt::Result {
+        self.family(name, help, MetricType::Counter, |encoder| {
+            each_shard(shards, |shard, labels| counter(encoder, labels, value(shard)))
+        })
+    }
+
+    fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        shards: &[Arc<ShardMetrics>],
+        value: impl Fn(&ShardMetrics) -> f64,
+    ) -> fmt::Result {
+        self.family(name, help, MetricType::Gauge, |encoder| {
+            each_shard(shards, |shard, labels| encoder.encode_family(labels)?.encode_gauge(&value(shard)))
+        })
+    }
+
+    fn histograms(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: HistogramUnit,
+        shards: &[Arc<ShardMetrics>],
+        value: impl Fn(&ShardMetrics) -> &Histogram,
+    ) -> fmt::Result {
+        self.family(name, help, MetricType::Histogram, |encoder| {
+            each_shard(shards, |shard, labels| histogram(encoder, labels, value(shard), unit))
+        })
+    }
+}
+
+fn each_shard(
+    shards: &[Arc<ShardMetrics>],
+    mut write: impl FnMut(&ShardMetrics, &[(&'static str, String); 1]) -> fmt::Result,
+) -> fmt::Result {
+    shards.iter().enumerate().try_for_each(|(index, shard)| write(shard, &[("shard", index.to_string())]))
+}
+
+fn counter(encoder: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+    encoder.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
+
+fn histogram(
+    encoder: &mut MetricEncoder<'_>,
+    labels: &impl EncodeLabelSet,
+    histogram: &Histogram,
+    unit: HistogramUnit,
+) -> fmt::Result {
+    let reading = histogram.read(unit);
+    let mut encoder = encoder.encode_family(labels)?;
+    encoder.encode_histogram::<NoLabelSet>(reading.sum, reading.count, &reading.buckets, None)
+}
+
+/// Kafka's name of an API.
+fn api_name(key: Option<i16>) -> String {
+    match key.map(ApiKey::try_from) {
+        Some(Ok(key)) => format!("{key:?}"),
+        _ => "unknown".to_owned(),
+    }
+}
+
+impl Collector for PageCollector {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let page = &self.0;
+        let shards = page.shards.as_slice();
+        let mut families = Families(encoder);
+        let f = &mut families;
+        requests(f, shards)?;
+        f.counters("tidegate_received_bytes", "Bytes of requests", shards, |s| s.bytes_in.value())?;
+        f.counters("tidegate_sent_bytes", "Bytes of responses", shards, |s| s.bytes_out.value())?;
+        f.counters("tidegate_records_appended", "Records appended", shards, |s| s.records_in.value())?;
+        f.counters("tidegate_record_bytes_appended", "Bytes of record batches appended", shards, |s| {
+            s.record_bytes_in.value()
+        })?;
+        f.counters("tidegate_record_bytes_fetched", "Bytes of record batches sent to consumers", shards, |s| {
+            s.record_bytes_out.value()
+        })?;
+        f.gauges("tidegate_connections", "Connections open", shards, |s| s.connections_open.value() as f64)?;
+        f.counters("tidegate_connections_accepted", "Connections accepted", shards, |s| {
+            s.connections_accepted.value()
+        })?;
+        f.counters(
+            "tidegate_connections_refused",
+            "Connections closed for what they sent or for a limit",
+            shards,
+            |s| s.connections_refused.value(),
+        )?;
+        f.gauges("tidegate_request_bytes_in_flight", "Bytes of requests received and not answered", shards, |s| {
+            s.bytes_in_flight.value() as f64
+        })?;
+        f.counters("tidegate_backpressure_pauses", "Times that reading from a socket was paused", shards, |s| {
+            s.backpressure_pauses.value()
+        })?;
+        f.counters("tidegate_shard_busy_nanoseconds", "Time in which the shard's thread worked", shards, |s| {
+            s.busy_nanos.value()
+        })?;
+        f.gauges("tidegate_shard_utilisation", "Part of its life in which the shard's thread worked", shards, |s| {
+            s.busy_nanos.value() as f64 / s.alive_nanos.value().max(1) as f64
+        })?;
+        f.gauges("tidegate_fetches_waiting", "Fetches that wait for records", shards, |s| {
+            s.fetches_waiting.value() as f64
+        })?;
+        f.counters("tidegate_shard_messages", "Messages sent to other shards", shards, |s| {
+            s.messages_to_shards.value()
+        })?;
+        disk(f, shards)?;
+        f.counters("tidegate_plugin_calls", "Calls of plugins", shards, |s| s.plugin_calls.value())?;
+        f.counters("tidegate_plugin_traps", "Calls of plugins that trapped or were stopped", shards, |s| {
+            s.plugin_traps.value()
+        })?;
+        f.histograms(
+            "tidegate_plugin_call_seconds",
+            "Duration of plugin calls",
+            HistogramUnit::Latency,
+            shards,
+            |s| &s.plugin_latency,
+        )?;
+        let reports = page.reports();
+        partitions(f, &reports)?;
+        groups(f, &reports)?;
+        process(f, page.started)
+    }
+}
+
+fn requests(f: &mut Families<'_>, shards: &[Arc<ShardMetrics>]) -> fmt::Result {
+    let asked = |shard: &ShardMetrics| {
+        shard.apis().filter(|(_, api)| api.requests.value() > 0).map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    let labels = |shard: usize, key: Option<i16>| [("shard", shard.to_string()), ("api", api_name(key))];
+    let known: Vec<(usize, Vec<Option<i16>>)> = shards.iter().map(|shard| asked(shard)).enumerate().collect();
+    let each = |write: &mut dyn FnMut(&[(&'static str, String); 2], &crate::metrics::ApiMetrics) -> fmt::Result| {
+        known.iter().try_for_each(|(shard, keys)| {
+            keys.iter().try_for_each(|key| write(&labels(*shard, *key), shards[*shard].api(key.unwrap_or(-1))))
+        })
+    };
+    f.family("tidegate_requests", "Requests by API", MetricType::Counter, |encoder| {
+        each(&mut |labels, api| counter(encoder, labels, api.requests.value()))
+    })?;
+    f.family("tidegate_request_errors", "Requests answered with an error, by API", MetricType::Counter, |encoder| {
+        each(&mut |labels, api| counter(encoder, labels, api.errors.value()))
+    })?;
+    f.family(
+        "tidegate_request_seconds",
+        "From a request's last byte to its answer, by API",
+        MetricType::Histogram,
+        |encoder| each(&mut |labels, api| histogram(encoder, labels, &api.latency, HistogramUnit::Latency)),
+    )?;
+    f.family("tidegate_error_codes", "Kafka error codes in answers", MetricType::Counter, |encoder| {
+        for (index, shard) in shards.iter().enumerate() {
+            for (code, count) in shard.errors().filter(|(_, count)| *count > 0) {
+                counter(encoder, &[("shard", index.to_string()), ("code", code.to_string())], count)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn disk(f: &mut Families<'_>, shards: &[Arc<ShardMetrics>]) -> fmt::Result {
+    f.histograms("tidegate_commit_bytes", "Bytes of a commit round", HistogramUnit::Size, shards, |s| &s.commit_bytes)?;
+    f.histograms(
+        "tidegate_commit_seconds",
+        "Duration of a commit round: its writes and its flush",
+        HistogramUnit::Latency,
+        shards,
+        |s| &s.commit_latency,
+    )?;
+    f.histograms("tidegate_sync_seconds", "Duration of other flushes", HistogramUnit::Latency, shards, |s| {
+        &s.sync_latency
+    })?;
+    f.counters("tidegate_disk_read_bytes", "Bytes read from files", shards, |s| s.disk_read_bytes.value())?;
+    f.counters("tidegate_disk_written_bytes", "Bytes written to files", shards, |s| s.disk_write_bytes.value())?;
+    f.counters("tidegate_disk_errors", "Operations on files that failed", shards, |s| s.disk_errors.value())?;
+    f.counters("tidegate_disk_wakes_lost", "Completions that only a timer found", shards, |s| {
+        s.disk_wakes_lost.value()
+    })?;
+    f.gauges("tidegate_journal_bytes", "Journal in use", shards, |s| s.journal_bytes_used.value() as f64)?;
+    f.gauges("tidegate_tail_cache_bytes", "Memory of the newest records", shards, |s| {
+        s.tail_cache_bytes.value() as f64
+    })?;
+    f.counters("tidegate_tail_cache_hits", "Reads served from memory", shards, |s| s.tail_cache_hits.value())?;
+    f.counters("tidegate_tail_cache_misses", "Reads served from files", shards, |s| s.tail_cache_misses.value())
+}
+
+fn partitions(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
+    let total: usize = reports.iter().map(|report| report.partitions.len()).sum();
+    f.family("tidegate_partitions", "Partitions of this broker", MetricType::Gauge, |encoder| {
+        encoder.encode_gauge(&(total as u64))
+    })?;
+    let mut gauge = |name: &str, help: &str, value: fn(&crate::metrics::PartitionReport) -> i64| {
+        f.family(name, help, MetricType::Gauge, |encoder| {
+            for partition in reports.iter().flat_map(|report| &report.partitions) {
+                let labels = [("topic", partition.topic.clone()), ("partition", partition.partition.to_string())];
+                encoder.encode_family(&labels)?.encode_gauge(&value(partition))?;
+            }
+            Ok(())
+        })
+    };
+    gauge("tidegate_log_size_bytes", "Bytes of a partition's log", |partition| {
+        i64::try_from(partition.size_bytes).unwrap_or(i64::MAX)
+    })?;
+    gauge("tidegate_log_segments", "Segments of a partition's log", |partition| {
+        i64::try_from(partition.segments).unwrap_or(i64::MAX)
+    })?;
+    gauge("tidegate_log_start_offset", "First offset of a partition", |partition| partition.log_start_offset)?;
+    gauge("tidegate_log_end_offset", "Next offset of a partition", |partition| partition.log_end_offset)?;
+    gauge("tidegate_high_watermark", "Offset up to which consumers read", |partition| partition.high_watermark)
+}
+
+fn groups(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
+    let ends: BTreeMap<(&str, i32), i64> = reports
+        .iter()
+        .flat_map(|report| &report.partitions)
+        .map(|partition| ((partition.topic.as_str(), partition.partition), partition.high_watermark))
+        .collect();
+    let groups = || reports.iter().flat_map(|report| &report.groups);
+    f.family("tidegate_group_members", "Members of a consumer group", MetricType::Gauge, |encoder| {
+        for group in groups() {
+            let labels = [("group", group.group.clone()), ("state", group.state.to_owned())];
+            encoder.encode_family(&labels)?.encode_gauge(&group.members)?;
+        }
+        Ok(())
+    })?;
+    f.family("tidegate_consumer_lag", "Records that a consumer group has not committed", MetricType::Gauge, |encoder| {
+        for group in groups() {
+            for (topic, partition, committed) in &group.committed {
+                let Some(end) = ends.get(&(topic.as_str(), *partition)) else { continue };
+                let labels =
+                    [("group", group.group.clone()), ("topic", topic.clone()), ("partition", partition.to_string())];
+                encoder.encode_family(&labels)?.encode_gauge(&(end - committed).max(0))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What the operating system says of the process; nothing where it says nothing.
+fn process(f: &mut Families<'_>, started: Instant) -> fmt::Result {
+    f.family("tidegate_uptime_seconds", "Time since the broker started", MetricType::Gauge, |encoder| {
+        encoder.encode_gauge(&started.elapsed().as_secs_f64())
+    })?;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+    if let Some(kibibytes) = resident {
+        let bytes: u64 = kibibytes;
+        f.family("process_resident_memory_bytes", "Resident memory", MetricType::Gauge, |encoder| {
+            encoder.encode_gauge(&(bytes * 1024))
+        })?;
+    }
+    if let Ok(open) = fs::read_dir("/proc/self/fd") {
+        f.family("process_open_fds", "Open file descriptors", MetricType::Gauge, |encoder| {
+            encoder.encode_gauge(&(open.count() as u64))
+        })?;
+    }
+    // Fields 14 and 15 of stat(5), counted behind the command's closing bracket, in ticks of 1/100 s.
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks: Option<u64> = stat.rsplit_once(") ").and_then(|(_, fields)| {
+        let mut fields = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().ok());
+        Some(fields.next()?? + fields.next()??)
+    });
+    if let Some(ticks) = ticks {
+        f.family("process_cpu_seconds", "CPU time of all threads", MetricType::Counter, |encoder| {
+            encoder.encode_counter::<NoLabelSet, _, u64>(&(ticks as f64 / 100.0), None)
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::metrics::{GroupReport, PartitionReport};
+
+    #[test]
+    fn the_page_shows_what_was_counted() {
+        let shards: Vec<Arc<ShardMetrics>> = vec![Arc::default(), Arc::default()];
+        let page = MetricsPage::new(shards.clone());
+        let produce = shards[0].api(0);
+        produce.requests.add(3);
+        produce.errors.add(1);
+        produce.latency.record_latency(Duration::from_micros(500));
+        shards[1].api(-7).requests.add(1);
+        shards[1].error(6);
+        shards[0].commit_bytes.record_size(5000);
+        shards[0].busy_nanos.set(1);
+        shards[0].alive_nanos.set(4);
+        let partition = PartitionReport {
+            topic: "orders \"and\" more".to_owned(),
+            partition: 2,
+            log_start_offset: 1,
+            high_watermark: 10,
+            log_end_offset: 11,
+            size_bytes: 4096,
+            segments: 1,
+        };
+        let committed = vec![(partition.topic.clone(), 2, 4), ("gone".to_owned(), 0, 1)];
+        let group = GroupReport { group: "readers".to_owned(), state: "Stable", members: 2, committed };
+        page.report(ShardReport { shard: 1, partitions: vec![partition], groups: vec![group] });
+        page.report(ShardReport { shard: 9, ..ShardReport::default() });
+        let text = page.render().unwrap();
+        // What the machine says differs from run to run.
+        let stable: String = text
+            .lines()
+            .filter(|line| !line.contains("process_") && !line.contains("uptime"))
+            .filter(|line| line.starts_with('#') || !line.ends_with(" 0") && !line.ends_with(" 0.0"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        insta::assert_snapshot!(stable);
+        assert!(text.contains("process_resident_memory_bytes") && text.contains("process_cpu_seconds_total"));
+    }
+}

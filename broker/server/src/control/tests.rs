@@ -1,0 +1,153 @@
+//! The control thread as a whole: proposals, events and the admin endpoint, over a real socket.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    sync::{Arc, mpsc},
+};
+
+use tidegate_model::metadata::{Broker, MetadataChange, MetadataError, MetadataImage};
+
+use super::{
+    admin::AdminOptions,
+    controller::{Control, ControlError, ControlEvent, ControlOptions, EventSink, Readiness},
+    metrics::MetricsPage,
+};
+use crate::config::Address;
+
+fn options(directory: &Path, listen: &str, token_file: Option<&Path>) -> ControlOptions {
+    let broker = Broker { id: 1, host: "localhost".to_owned(), port: 9092, rack: None };
+    ControlOptions {
+        data_directory: directory.to_path_buf(),
+        empty: MetadataImage::new("cluster".to_owned(), broker, BTreeMap::new()),
+        admin: AdminOptions {
+            listen: Address::parse(listen).unwrap(),
+            token_file: token_file.map(Path::to_path_buf),
+            upload_bytes_max: 1 << 20,
+        },
+        page: MetricsPage::new(vec![Arc::default()]),
+        fatal: Box::new(|reason| panic!("{reason}")),
+    }
+}
+
+/// The status and the body of the answer to a request.
+fn ask(address: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+fn create(name: &str) -> MetadataChange {
+    MetadataChange::CreateTopic { name: name.to_owned(), id: String::new(), partitions: 2, configs: BTreeMap::new() }
+}
+
+#[test]
+fn every_shard_is_told_before_the_proposer() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = Control::start(options(directory.path(), "127.0.0.1:0", None)).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let sinks = (0..2).map(|shard| {
+        let sender = sender.clone();
+        let sink: EventSink = Box::new(move |event| {
+            let ControlEvent::Metadata(image) = event;
+            sender.send(format!("shard {shard}: {} topics", image.topics().count())).unwrap();
+        });
+        sink
+    });
+    control.handle.subscribe(sinks.collect());
+    for name in ["a", "a"] {
+        let sender = sender.clone();
+        control.handle.propose(create(name), move |result| {
+            let text = match result {
+                Ok(committed) => format!("committed: {} topics", committed.image.topics().count()),
+                Err(MetadataError::TopicExists { name }) => format!("{name} exists"),
+                Err(other) => other.to_string(),
+            };
+            sender.send(text).unwrap();
+        });
+    }
+    let told: Vec<String> = (0..6).map(|_| receiver.recv().unwrap()).collect();
+    assert_eq!(told[..2], ["shard 0: 0 topics", "shard 1: 0 topics"]);
+    // The two proposals may have been committed together or one after the other.
+    assert_eq!(told[2..4], ["shard 0: 1 topics", "shard 1: 1 topics"]);
+    assert_eq!(told[4..], ["committed: 1 topics", "a exists"]);
+    let handle = control.handle.clone();
+    control.stop();
+    let (sender, receiver) = mpsc::channel();
+    handle.propose(create("late"), move |result| sender.send(result.unwrap_err().to_string()).unwrap());
+    assert!(receiver.recv().unwrap().contains("stopping"));
+    let again = Control::start(options(directory.path(), "127.0.0.1:0", None)).unwrap();
+    assert_eq!(again.image.topic("a").unwrap().partitions, 2);
+    again.stop();
+}
+
+#[test]
+fn health_readiness_and_metrics_are_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = Control::start(options(directory.path(), "127.0.0.1:0", None)).unwrap();
+    let get = |path| ask(control.admin, "GET", path, "", b"");
+    assert_eq!(get("/healthz"), (200, "ok\n".to_owned()));
+    assert_eq!(get("/readyz").0, 503);
+    control.handle.set_readiness(Readiness::Ready);
+    assert_eq!(get("/readyz"), (200, "ready\n".to_owned()));
+    let (status, page) = get("/metrics");
+    assert_eq!(status, 200);
+    assert!(page.contains("tidegate_shard_utilisation{shard=\"0\"}"), "{page}");
+    let (status, text) = get("/nowhere");
+    assert_eq!(status, 404);
+    assert!(text.contains("\"error\"") && text.contains("/metrics"), "{text}");
+    assert_eq!(ask(control.admin, "POST", "/metrics", "", b"").0, 405);
+    control.stop();
+}
+
+#[test]
+fn beyond_loopback_it_needs_and_asks_for_a_token() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = |listen: &str, token: Option<&str>| {
+        let file = directory.path().join("token");
+        if let Some(token) = token {
+            std::fs::write(&file, token).unwrap();
+        }
+        Control::start(options(directory.path(), listen, token.map(|_| file.as_path())))
+    };
+    let refused = |result: Result<Control, ControlError>, words: &str| match result {
+        Ok(_) => panic!("it started"),
+        Err(error) => assert!(error.to_string().contains(words), "{error}"),
+    };
+    refused(start("0.0.0.0:0", None), "--admin-token-file");
+    refused(start("0.0.0.0:0", Some("short\n")), "at least 16");
+    let control = start("0.0.0.0:0", Some("0123456789abcdef\nnot this line\n")).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], control.admin.port()));
+    for (header, expected) in [
+        ("", 401),
+        ("authorization: Bearer 0123456789abcde\r\n", 401),
+        ("authorization: Bearer 0123456789abcdefg\r\n", 401),
+        ("authorization: Bearer 1123456789abcdef\r\n", 401),
+        ("authorization: Basic 0123456789abcdef\r\n", 401),
+        ("authorization: Bearer 0123456789abcdef\r\n", 200),
+    ] {
+        for path in ["/healthz", "/metrics"] {
+            assert_eq!(ask(address, "GET", path, header, b"").0, expected, "{header}{path}");
+        }
+    }
+    control.stop();
+}
+
+#[test]
+fn an_address_that_is_taken_is_an_error_with_a_mend() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let Err(error) = Control::start(options(directory.path(), &listen, None)) else { panic!("it started") };
+    assert!(error.to_string().contains("--admin HOST:PORT"), "{error}");
+}
