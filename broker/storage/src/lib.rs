@@ -4,4 +4,25 @@
 //! what it is told. The files are described byte by byte in `FORMAT.md`.
 #![forbid(unsafe_code)]
 
+mod apply;
+mod cache;
+mod change;
+mod commit;
 pub mod disk;
+mod error;
+mod gate;
+pub mod journal;
+mod partition;
+mod read;
+mod recovery;
+pub mod segment;
+mod segment_writer;
+mod store;
+
+pub use change::{Rewrite, StoredBatch, remove_orphans};
+pub use commit::RoundReport;
+pub use error::{AppendError, ChangeError, Damage, Fatal, OpenError, ReadError};
+pub use partition::SegmentConfig;
+pub use read::ReadRequest;
+pub use recovery::RecoveredPartition;
+pub use store::{Append, LogOffsets, PartitionSpec, SegmentSummary, Store, StoreFigures, StoreOptions};

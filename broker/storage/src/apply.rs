@@ -1,0 +1,606 @@
+//! From the journal into the segments, in small steps, and what follows: rolling, syncing, reclaiming journal files.
+//!
+//! A batch is applied when its partition has an extent's worth, when memory is needed, or when the oldest journal file is. So a busy
+//! partition gets large extents, and a quiet one is written rarely. Nothing is synced before its journal file must go: one flush
+//! for each touched segment and journal file.
+
+use std::rc::Rc;
+
+use tidegate_records::ids::{Offset, TopicPartition};
+
+use crate::{
+    cache::FileKey,
+    commit::split_writes,
+    disk::{Access, AlignedBuffer, BLOCK_BYTES, Disk, DiskError, DiskErrorKind, Flush, Write},
+    error::{Damage, Fatal},
+    gate::Pass,
+    journal::files::{JournalFile, Unfinished, file_path, unfinished_path},
+    partition::{ActiveIndex, Partition, TailBatch},
+    segment::{
+        format::{self, ExtentPlace, FileHeader},
+        index::{IndexEntry, IndexFile},
+        manifest::{self, Manifest, Segment, SegmentState},
+    },
+    store::{State, Store, StoreOptions},
+};
+
+/// Pre-written files that a journal keeps ahead of the one it writes.
+const READY_FILES: usize = 1;
+/// Zeros written at a time.
+const ZEROS_BYTES: u64 = 1 << 20;
+
+/// What to do next for a partition.
+enum Plan {
+    Nothing,
+    /// There is no active segment, or it is full.
+    NewSegment,
+    Write(Extent),
+}
+
+/// The next extent of a partition.
+struct Extent {
+    segment: Segment,
+    batches: Vec<TailBatch>,
+}
+
+/// What an apply step found to do.
+enum Task {
+    Prepare,
+    Reclaim,
+    Apply(TopicPartition),
+    Prewrite(TopicPartition),
+}
+
+impl<D: Disk> Store<D> {
+    /// Does some background work: about `budget` bytes written. `true` if it did some, so that there may be more.
+    ///
+    /// To be called again and again while it says `true`, and now and then otherwise. It never runs twice at a time. A full disk is
+    /// no error: appends are refused as the journal fills, and it is tried again. Any other failed write closes the store for writes.
+    pub async fn apply_step(&self, budget: usize) -> bool {
+        let Some(_pass) = self.inner.maintenance.try_enter() else { return false };
+        let mut spent = 0;
+        let mut worked = false;
+        while spent < budget.max(1) {
+            let task = {
+                let state = self.inner.state.borrow();
+                if state.failed.is_some() {
+                    return false;
+                }
+                next_task(&state, &self.inner.options)
+            };
+            let Some(task) = task else { break };
+            let done = match task {
+                Task::Prepare => self.prepare_journal_file().await,
+                Task::Reclaim => self.reclaim_step().await,
+                Task::Apply(topic_partition) => self.apply_when_free(topic_partition).await,
+                Task::Prewrite(topic_partition) => self.prewrite_step(topic_partition).await,
+            };
+            match done {
+                Ok(0) => break,
+                Ok(bytes) => {
+                    spent += bytes;
+                    worked = true;
+                    let state = &mut *self.inner.state.borrow_mut();
+                    state.full = false;
+                    state.tail_cache.evict(self.inner.options.tail_cache_bytes, &mut state.partitions);
+                    state.wake_room_waiters();
+                }
+                Err(error) => {
+                    self.note_failure(&error);
+                    return false;
+                }
+            }
+            self.inner.disk.yield_now().await;
+        }
+        worked
+    }
+
+    /// Writes everything into the segments, syncs them and leaves an empty journal. The store takes no writes afterwards.
+    ///
+    /// # Errors
+    /// [`Fatal`]: some write failed, so the journal stays as it is; nothing is lost, the next opening replays it.
+    pub async fn close(&self) -> Result<(), Fatal> {
+        while self.has_pending() {
+            self.commit_round().await?;
+        }
+        let _rounds = self.inner.rounds.enter().await;
+        let _maintenance = self.inner.maintenance.enter().await;
+        let done = self.close_inside().await;
+        let state = &mut *self.inner.state.borrow_mut();
+        if let Err(error) = &done {
+            state.failed.get_or_insert_with(|| error.clone());
+        }
+        state.failed.get_or_insert_with(|| DiskError {
+            operation: "write",
+            path: crate::journal::files::shard_directory(self.inner.options.shard.0),
+            kind: DiskErrorKind::Other,
+            message: "the store is closed".to_owned(),
+        });
+        state.wake_room_waiters();
+        done.map_err(Fatal)
+    }
+
+    async fn close_inside(&self) -> Result<(), DiskError> {
+        if let Some(error) = self.inner.state.borrow().failed.clone() {
+            return Err(error);
+        }
+        let all: Vec<TopicPartition> = self.inner.state.borrow().partitions.keys().copied().collect();
+        let mut offline = false;
+        for topic_partition in all {
+            let Some(gate) = self.gate(topic_partition) else { continue };
+            let pass = gate.enter().await;
+            self.apply_all(topic_partition, &pass).await?;
+            self.sync_partition(topic_partition, &pass).await?;
+            self.save_index(topic_partition, 1).await?;
+            let state = self.inner.state.borrow();
+            offline |= state.partitions.get(&topic_partition).is_some_and(|partition| partition.damage.is_some());
+        }
+        if offline {
+            // What an offline partition has in the journal is not applied: the files stay for when it is mended.
+            return Ok(());
+        }
+        // Oldest first, so that what is left is always the end of the journal. A file that gets a new number is empty.
+        let shard = self.inner.options.shard.0;
+        loop {
+            let Some(file) = self.inner.state.borrow_mut().journal.old.pop_front() else { break };
+            self.inner.disk.remove(&file_path(shard, file.sequence)).await?;
+        }
+        let (from, to) = {
+            let mut state = self.inner.state.borrow_mut();
+            let from = state.journal.current.sequence;
+            let to = state.journal.next_sequence;
+            state.journal.next_sequence += 1;
+            state.journal.current.ends.clear();
+            (from, to)
+        };
+        self.inner.disk.rename(&file_path(shard, from), &file_path(shard, to)).await
+    }
+
+    /// Makes a failed write known. Only a full disk heals.
+    pub(crate) fn note_failure(&self, error: &DiskError) {
+        let mut state = self.inner.state.borrow_mut();
+        if error.kind == DiskErrorKind::Full {
+            state.full = true;
+        } else {
+            state.failed.get_or_insert_with(|| error.clone());
+            state.wake_room_waiters();
+        }
+    }
+
+    pub(crate) fn gate(&self, topic_partition: TopicPartition) -> Option<crate::gate::Gate> {
+        self.inner.state.borrow().partitions.get(&topic_partition).map(|partition| partition.gate.clone())
+    }
+
+    /// Syncs `file`. A failure closes the store for writes at once, whatever its kind.
+    pub(crate) async fn sync(&self, file: &D::File) -> Result<(), DiskError> {
+        let done = self.inner.disk.sync(file).await;
+        if let Err(error) = &done {
+            let mut state = self.inner.state.borrow_mut();
+            state.failed.get_or_insert_with(|| error.clone());
+            state.wake_room_waiters();
+        }
+        done
+    }
+
+    /// The open file of a segment.
+    pub(crate) async fn segment_file(
+        &self,
+        topic_partition: TopicPartition,
+        segment: &Segment,
+    ) -> Result<D::File, DiskError> {
+        let key: FileKey = (topic_partition, segment.incarnation);
+        if let Some(file) = self.inner.state.borrow_mut().open_files.find(key) {
+            return Ok(file);
+        }
+        let file = self.inner.disk.open(&manifest::segment_path(topic_partition, segment), Access::Direct).await?;
+        self.inner.state.borrow_mut().open_files.put(key, file.clone());
+        Ok(file)
+    }
+
+    /// Adds zeros to the journal file that is being made, and makes it ready when it is full.
+    async fn prepare_journal_file(&self) -> Result<usize, DiskError> {
+        let options = &self.inner.options;
+        let path = unfinished_path(options.shard.0);
+        let unfinished = self.inner.state.borrow_mut().journal.unfinished.take();
+        let mut unfinished = match unfinished {
+            Some(unfinished) => unfinished,
+            None => {
+                self.inner.disk.remove(&path).await?;
+                let file = self.inner.disk.create(&path, Access::Direct).await?;
+                Unfinished { file, bytes: options.journal_file_bytes, written: 0 }
+            }
+        };
+        let length = ZEROS_BYTES.min(unfinished.bytes - unfinished.written);
+        let zeros = AlignedBuffer::zeroed(usize::try_from(length).expect("a step is small")).share();
+        let writes = split_writes(&unfinished.file, unfinished.written, &zeros, options.write_bytes_max).collect();
+        if let Err(error) = self.inner.disk.commit(writes, Flush::Written).await {
+            // The room that it took so far may be what others need.
+            drop(unfinished);
+            self.inner.disk.remove(&path).await?;
+            return Err(error);
+        }
+        unfinished.written += length;
+        if unfinished.written < unfinished.bytes {
+            self.inner.state.borrow_mut().journal.unfinished = Some(unfinished);
+        } else {
+            self.sync(&unfinished.file).await?;
+            self.name_journal_file(&path, unfinished.file, unfinished.bytes).await?;
+        }
+        Ok(zeros.len())
+    }
+
+    /// Gives a pre-written file the next number and puts it in line.
+    async fn name_journal_file(&self, from: &std::path::Path, file: D::File, bytes: u64) -> Result<(), DiskError> {
+        let sequence = {
+            let journal = &mut self.inner.state.borrow_mut().journal;
+            let sequence = journal.next_sequence;
+            journal.next_sequence += 1;
+            sequence
+        };
+        self.inner.disk.rename(from, &file_path(self.inner.options.shard.0, sequence)).await?;
+        let file = JournalFile { sequence, file, bytes, ends: std::collections::BTreeMap::new() };
+        self.inner.state.borrow_mut().journal.ready.push_back(file);
+        Ok(())
+    }
+
+    /// One step towards freeing the oldest journal file.
+    async fn reclaim_step(&self) -> Result<usize, DiskError> {
+        let next = {
+            let state = &mut *self.inner.state.borrow_mut();
+            let partitions = &state.partitions;
+            let Some(oldest) = state.journal.old.front_mut() else { return Ok(0) };
+            oldest.ends.retain(|topic_partition, end| {
+                partitions.get(topic_partition).is_some_and(|partition| partition.synced_end < *end)
+            });
+            let found = oldest.ends.iter().find(|(topic_partition, _)| {
+                partitions.get(topic_partition).is_some_and(|partition| partition.damage.is_none())
+            });
+            if found.is_none() && !oldest.ends.is_empty() {
+                return Ok(0);
+            }
+            found.map(|(topic_partition, end)| (*topic_partition, *end))
+        };
+        let Some((topic_partition, end)) = next else { return self.recycle_oldest().await };
+        let Some(gate) = self.gate(topic_partition) else { return Ok(1) };
+        let pass = gate.enter().await;
+        let applied = self.apply_some(topic_partition, &pass).await?;
+        let ready = {
+            let state = self.inner.state.borrow();
+            state.partitions.get(&topic_partition).is_some_and(|partition| partition.applied_end >= end)
+        };
+        if ready {
+            self.sync_partition(topic_partition, &pass).await?;
+        }
+        Ok(applied.max(1))
+    }
+
+    /// Takes the oldest journal file, whose batches are all in segments, into use again.
+    async fn recycle_oldest(&self) -> Result<usize, DiskError> {
+        let options = &self.inner.options;
+        let (oldest, keep) = {
+            let journal = &mut self.inner.state.borrow_mut().journal;
+            let Some(oldest) = journal.old.pop_front() else { return Ok(0) };
+            let keep = oldest.bytes >= options.journal_file_bytes && journal.ready.len() < 2;
+            (oldest, keep)
+        };
+        let path = file_path(options.shard.0, oldest.sequence);
+        if keep {
+            self.name_journal_file(&path, oldest.file, oldest.bytes).await?;
+        } else {
+            self.inner.disk.remove(&path).await?;
+        }
+        Ok(BLOCK_BYTES)
+    }
+
+    async fn apply_when_free(&self, topic_partition: TopicPartition) -> Result<usize, DiskError> {
+        let Some(gate) = self.gate(topic_partition) else { return Ok(1) };
+        let pass = gate.enter().await;
+        Ok(self.apply_some(topic_partition, &pass).await?.max(1))
+    }
+
+    /// Applies all that a partition has in the journal.
+    pub(crate) async fn apply_all(&self, topic_partition: TopicPartition, pass: &Pass) -> Result<(), DiskError> {
+        while self.apply_some(topic_partition, pass).await? > 0 {}
+        Ok(())
+    }
+
+    /// Applies at most an extent; bytes applied. The partition's gate must be held.
+    async fn apply_some(&self, topic_partition: TopicPartition, pass: &Pass) -> Result<usize, DiskError> {
+        loop {
+            let plan = {
+                let state = &mut *self.inner.state.borrow_mut();
+                match state.partitions.get(&topic_partition) {
+                    Some(partition) => plan_extent(partition, &self.inner.options),
+                    None => Plan::Nothing,
+                }
+            };
+            match plan {
+                Plan::Nothing => {
+                    self.inner.state.borrow_mut().ripe.remove(&topic_partition);
+                    return Ok(0);
+                }
+                Plan::NewSegment => self.roll_inside(topic_partition, AfterRoll::NewSegment, pass).await?,
+                Plan::Write(extent) => return self.write_extent(topic_partition, extent).await,
+            }
+        }
+    }
+
+    async fn write_extent(&self, topic_partition: TopicPartition, extent: Extent) -> Result<usize, DiskError> {
+        let options = &self.inner.options;
+        let segment = extent.segment;
+        let file = match self.segment_file(topic_partition, &segment).await {
+            Ok(file) => file,
+            Err(error) if error.kind == DiskErrorKind::NotFound => {
+                // Somebody removed it under us. That is damage of one partition, not of the disk.
+                let mut state = self.inner.state.borrow_mut();
+                if let Some(partition) = state.partitions.get_mut(&topic_partition) {
+                    let file = manifest::segment_path(topic_partition, &segment);
+                    partition.damage = Some(Damage::SegmentMissing { file });
+                }
+                state.ripe.remove(&topic_partition);
+                return Ok(0);
+            }
+            Err(error) => return Err(error),
+        };
+        let place = ExtentPlace {
+            topic_partition,
+            incarnation: segment.incarnation,
+            session: self.inner.session,
+            shard: options.shard.0,
+            round: 0,
+        };
+        let batches: Vec<_> = extent.batches.iter().map(TailBatch::to_extent_batch).collect();
+        let bytes: usize = batches.iter().map(|batch| batch.bytes.len()).sum();
+        let mut buffer = AlignedBuffer::with_capacity(format::extent_bytes(batches.len(), bytes));
+        let base_offset = segment.next_offset;
+        let header = format::encode_extent(place, segment.end_position, base_offset, &batches, &mut buffer);
+        let buffer = buffer.share();
+        let writes: Vec<Write<D::File>> =
+            split_writes(&file, segment.end_position, &buffer, options.write_bytes_max).collect();
+        self.inner.disk.commit(writes, Flush::Written).await?;
+
+        let state = &mut *self.inner.state.borrow_mut();
+        // The gate is held, so the partition is still there and its segment is the same.
+        let Some(partition) = state.partitions.get_mut(&topic_partition) else { return Ok(bytes) };
+        let last_append_time = extent.batches.last().map_or(header.append_time, |batch| batch.append_time);
+        let active = partition.active_segment_mut().expect("the gate is held, so the segment is still active");
+        active.add(&header, last_append_time);
+        partition.active.session = self.inner.session;
+        partition.active.index.entries.push(IndexEntry {
+            base_offset: header.base_offset,
+            position_blocks: u32::try_from(header.position / BLOCK_BYTES as u64).expect("segments are below 16 TiB"),
+            max_timestamp: header.max_timestamp,
+        });
+        partition.applied_end = header.next_offset;
+        partition.unapplied_bytes -= bytes;
+        state.unapplied_bytes -= bytes;
+        partition.assert_invariants();
+        if partition.unapplied_bytes < options.extent_bytes {
+            state.ripe.remove(&topic_partition);
+        }
+        Ok(bytes)
+    }
+
+    /// Makes all that is applied durable in the segment. The partition's gate must be held.
+    pub(crate) async fn sync_partition(&self, topic_partition: TopicPartition, _pass: &Pass) -> Result<(), DiskError> {
+        let dirty = {
+            let state = self.inner.state.borrow();
+            let Some(partition) = state.partitions.get(&topic_partition) else { return Ok(()) };
+            (partition.synced_end < partition.applied_end)
+                .then(|| (partition.applied_end, partition.active_segment().copied()))
+        };
+        let Some((applied_end, segment)) = dirty else { return Ok(()) };
+        if let Some(segment) = segment {
+            let file = self.segment_file(topic_partition, &segment).await?;
+            self.sync(&file).await?;
+        }
+        self.note_synced(topic_partition, applied_end);
+        self.save_index(topic_partition, self.inner.options.index_every_bytes).await
+    }
+
+    fn note_synced(&self, topic_partition: TopicPartition, end: Offset) {
+        if let Some(partition) = self.inner.state.borrow_mut().partitions.get_mut(&topic_partition) {
+            partition.synced_end = partition.synced_end.max(end);
+            partition.assert_invariants();
+        }
+    }
+
+    /// Stores the index of the active segment, if the segment grew by `grown_bytes` since it was stored. What it covers is synced.
+    async fn save_index(&self, topic_partition: TopicPartition, grown_bytes: u64) -> Result<(), DiskError> {
+        let due = {
+            let state = self.inner.state.borrow();
+            state.partitions.get(&topic_partition).and_then(|partition| {
+                let segment = *partition.active_segment()?;
+                let grown = segment.end_position - partition.active.saved_position.max(format::FILE_HEADER_BYTES);
+                let synced = partition.synced_end == partition.applied_end;
+                (synced && grown >= grown_bytes).then(|| index_file(topic_partition, segment, partition))
+            })
+        };
+        let Some(file) = due else { return Ok(()) };
+        self.inner.disk.replace(&manifest::index_path(topic_partition, &file.segment), &file.encode()).await?;
+        let mut state = self.inner.state.borrow_mut();
+        if let Some(partition) = state.partitions.get_mut(&topic_partition) {
+            partition.active.saved_position = file.segment.end_position;
+        }
+        Ok(())
+    }
+
+    /// Seals the active segment if it has batches, and starts a new one if asked. The partition's gate must be held.
+    pub(crate) async fn roll_inside(
+        &self,
+        topic_partition: TopicPartition,
+        after: AfterRoll,
+        _pass: &Pass,
+    ) -> Result<(), DiskError> {
+        let disk = &self.inner.disk;
+        let (mut manifest, sealing, on_disk, applied_end) = {
+            let state = self.inner.state.borrow();
+            let Some(partition) = state.partitions.get(&topic_partition) else { return Ok(()) };
+            let sealing = partition.active_segment().map(|segment| index_file(topic_partition, *segment, partition));
+            (current_manifest(partition), sealing, partition.on_disk, partition.applied_end)
+        };
+        match &sealing {
+            Some(index) if index.segment.batches_bytes == 0 => return Ok(()),
+            None if after == AfterRoll::Nothing => return Ok(()),
+            _ => {}
+        }
+        let mut sealed = None;
+        if let Some(mut index) = sealing {
+            let file = self.segment_file(topic_partition, &index.segment).await?;
+            let length = disk.length(&file).await?;
+            if length > index.segment.end_position {
+                // Zeros that were written for batches that went to the next segment.
+                disk.set_length(&file, index.segment.end_position).await?;
+            }
+            self.sync(&file).await?;
+            index.segment.state = SegmentState::Sealed;
+            disk.replace(&manifest::index_path(topic_partition, &index.segment), &index.encode()).await?;
+            *manifest.segments.last_mut().expect("the segment is the last one") = index.segment;
+            sealed = Some(index);
+        }
+        let mut opened = None;
+        if after == AfterRoll::NewSegment {
+            if !on_disk {
+                disk.create_directory(&manifest::directory(topic_partition)).await?;
+            }
+            let segment = Segment::new(applied_end, manifest.next_incarnation);
+            manifest.next_incarnation += 1;
+            let file = self.create_segment_file(topic_partition, &segment).await?;
+            self.sync(&file).await?;
+            manifest.segments.push(segment);
+            opened = Some((segment, file));
+        }
+        disk.replace(&manifest::manifest_path(topic_partition), &manifest.encode()).await?;
+
+        let state = &mut *self.inner.state.borrow_mut();
+        let Some(partition) = state.partitions.get_mut(&topic_partition) else { return Ok(()) };
+        partition.manifest = manifest;
+        partition.on_disk = true;
+        partition.active = ActiveIndex { session: self.inner.session, ..ActiveIndex::default() };
+        if let Some(index) = sealed {
+            partition.synced_end = partition.synced_end.max(applied_end);
+            state.indexes.put((topic_partition, index.segment.incarnation), Rc::new(index.index));
+        }
+        if let Some((segment, file)) = opened {
+            state.open_files.put((topic_partition, segment.incarnation), file);
+        }
+        Ok(())
+    }
+
+    /// Creates a segment file with its header. Not synced.
+    pub(crate) async fn create_segment_file(
+        &self,
+        topic_partition: TopicPartition,
+        segment: &Segment,
+    ) -> Result<D::File, DiskError> {
+        let path = manifest::segment_path(topic_partition, segment);
+        // An earlier attempt may have met a full disk after it made the file.
+        self.inner.disk.remove(&path).await?;
+        let file = self.inner.disk.create(&path, Access::Direct).await?;
+        let header = FileHeader {
+            topic_partition,
+            base_offset: segment.base_offset,
+            incarnation: segment.incarnation,
+            session: self.inner.session,
+        };
+        let block = header.encode().share();
+        let writes = split_writes(&file, 0, &block, self.inner.options.write_bytes_max).collect();
+        self.inner.disk.commit(writes, Flush::Written).await?;
+        Ok(file)
+    }
+
+    async fn prewrite_step(&self, topic_partition: TopicPartition) -> Result<usize, DiskError> {
+        self.inner.state.borrow_mut().wants_prewritten.remove(&topic_partition);
+        Ok(1)
+    }
+}
+
+/// What comes after a segment is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterRoll {
+    NewSegment,
+    /// The next batch that is applied starts one.
+    Nothing,
+}
+
+/// The manifest as it would be written now.
+pub(crate) fn current_manifest(partition: &Partition) -> Manifest {
+    let mut manifest = partition.manifest.clone();
+    manifest.epochs = partition.epochs.iter().copied().filter(|(_, start)| *start < partition.applied_end).collect();
+    manifest
+}
+
+fn index_file(topic_partition: TopicPartition, segment: Segment, partition: &Partition) -> IndexFile {
+    IndexFile { topic_partition, segment, session: partition.active.session, index: partition.active.index.clone() }
+}
+
+fn next_task<F>(state: &State<F>, options: &StoreOptions) -> Option<Task> {
+    let journal = &state.journal;
+    let bytes_max = options.journal_bytes_max.max(3 * options.journal_file_bytes);
+    let wants_file = journal.ready.len() < READY_FILES;
+    let reclaimable = journal.old.front().is_some_and(|oldest| {
+        oldest.ends.is_empty()
+            || oldest.ends.keys().any(|topic_partition| {
+                state.partitions.get(topic_partition).is_none_or(|partition| partition.damage.is_none())
+            })
+    });
+    if journal.unfinished.is_some() || (wants_file && journal.total_bytes() + options.journal_file_bytes <= bytes_max) {
+        // A full disk: what is reclaimed instead may serve.
+        if !(state.full && reclaimable) {
+            return Some(Task::Prepare);
+        }
+    }
+    if wants_file && reclaimable {
+        return Some(Task::Reclaim);
+    }
+    if let Some(topic_partition) = state.ripe.first() {
+        return Some(Task::Apply(*topic_partition));
+    }
+    if let Some(topic_partition) = state.wants_prewritten.first() {
+        return Some(Task::Prewrite(*topic_partition));
+    }
+    let crowded =
+        state.tail_cache.bytes() > options.tail_cache_bytes || state.unapplied_bytes > options.unapplied_bytes_max / 2;
+    if crowded && let Some(topic_partition) = state.tail_cache.oldest_unapplied(&state.partitions) {
+        return Some(Task::Apply(topic_partition));
+    }
+    let old_bytes: u64 = journal.old.iter().map(|file| file.bytes).sum();
+    let inherited = journal.old.front().is_some_and(|oldest| oldest.sequence <= journal.inherited_through);
+    (reclaimable && (inherited || old_bytes > bytes_max / 2)).then_some(Task::Reclaim)
+}
+
+/// Whether `batch` goes into a new segment, when the active one would hold `bytes` from `first_append_time` on.
+fn is_full(partition: &Partition, bytes: u64, first_append_time: i64, batch: &TailBatch) -> bool {
+    bytes > 0
+        && (bytes + u64::from(batch.length) > partition.config.segment_bytes
+            || batch.append_time.0.saturating_sub(first_append_time) > partition.config.segment_ms)
+}
+
+fn plan_extent(partition: &Partition, options: &StoreOptions) -> Plan {
+    if partition.damage.is_some() {
+        return Plan::Nothing;
+    }
+    let unapplied = partition.tail.range(partition.tail_position(partition.applied_end)..);
+    let Some(first) = unapplied.clone().next() else { return Plan::Nothing };
+    assert_eq!(first.base_offset, partition.applied_end, "the tail goes on where the segments end");
+    let Some(active) = partition.active_segment() else { return Plan::NewSegment };
+    let started = if active.batches_bytes > 0 { active.first_append_time.0 } else { first.append_time.0 };
+    if is_full(partition, active.batches_bytes, started, first) {
+        return Plan::NewSegment;
+    }
+    let mut batches = Vec::new();
+    let mut bytes = 0;
+    for batch in unapplied {
+        let length = batch.length as usize;
+        let ends = !batches.is_empty()
+            && (batch.leader_epoch != first.leader_epoch
+                || bytes + length > options.extent_bytes
+                || is_full(partition, active.batches_bytes + bytes as u64, started, batch));
+        if ends {
+            break;
+        }
+        bytes += length;
+        batches.push(batch.clone());
+    }
+    Plan::Write(Extent { segment: *active, batches })
+}

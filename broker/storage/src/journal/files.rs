@@ -1,0 +1,101 @@
+//! The files of a journal and the room in them: which one is written, which are ready, which wait to be reclaimed.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+};
+
+use tidegate_records::ids::{Offset, TopicPartition};
+
+use super::format::{FILE_HEADER_BYTES, round_bytes};
+
+/// The directory of a shard.
+pub(crate) fn shard_directory(shard: u16) -> PathBuf {
+    PathBuf::from(format!("shard-{shard}"))
+}
+
+/// The shard that a directory's name says.
+pub(crate) fn shard_of_directory(name: &str) -> Option<u16> {
+    name.strip_prefix("shard-")?.parse().ok()
+}
+
+pub(crate) fn file_path(shard: u16, sequence: u64) -> PathBuf {
+    shard_directory(shard).join(format!("journal-{sequence:012}.tgj"))
+}
+
+/// The sequence in a journal file's name.
+pub(crate) fn file_sequence(name: &str) -> Option<u64> {
+    name.strip_prefix("journal-")?.strip_suffix(".tgj")?.parse().ok()
+}
+
+/// A file that is being filled with zeros. It has no number yet.
+pub(crate) fn unfinished_path(shard: u16) -> PathBuf {
+    shard_directory(shard).join("unfinished.tgj")
+}
+
+/// A file, pre-written to its full length.
+#[derive(Debug)]
+pub(crate) struct JournalFile<F> {
+    pub(crate) sequence: u64,
+    pub(crate) file: F,
+    pub(crate) bytes: u64,
+    /// Of each partition with batches in it, the offset after the last. The file is free when all are synced in segments.
+    pub(crate) ends: BTreeMap<TopicPartition, Offset>,
+}
+
+/// A new file on its way.
+#[derive(Debug)]
+pub(crate) struct Unfinished<F> {
+    pub(crate) file: F,
+    pub(crate) bytes: u64,
+    pub(crate) written: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Journal<F> {
+    /// Being written.
+    pub(crate) current: JournalFile<F>,
+    /// Where the next round goes in `current`; 0 until the file's header is written with its first round.
+    pub(crate) position: u64,
+    /// Pre-written and named, in the order in which they will be used.
+    pub(crate) ready: VecDeque<JournalFile<F>>,
+    /// Full, oldest first.
+    pub(crate) old: VecDeque<JournalFile<F>>,
+    pub(crate) unfinished: Option<Unfinished<F>>,
+    pub(crate) next_sequence: u64,
+    pub(crate) next_round: u64,
+    pub(crate) flushed_through: u64,
+    /// Files up to this sequence are of earlier openings: reclaimed as soon as may be.
+    pub(crate) inherited_through: u64,
+}
+
+impl<F> Journal<F> {
+    /// Bytes of all files.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.current.bytes
+            + self.ready.iter().map(|file| file.bytes).sum::<u64>()
+            + self.old.iter().map(|file| file.bytes).sum::<u64>()
+    }
+
+    /// Bytes of a round that fit into the current file.
+    pub(crate) fn current_room(&self) -> u64 {
+        self.current.bytes.saturating_sub(self.position.max(FILE_HEADER_BYTES))
+    }
+
+    /// Whether `pending` bytes (entries counted) can be placed as they are now, with `batch_bytes` the largest batch among them.
+    ///
+    /// Each file may waste as much at its end as the largest round piece that did not fit, and each round a header and padding.
+    pub(crate) fn has_room(&self, pending: u64, batch_bytes: u64) -> bool {
+        let waste = batch_bytes + round_bytes(2, 0) as u64;
+        let mut room = self.current_room().saturating_sub(waste);
+        for file in &self.ready {
+            room += (file.bytes - FILE_HEADER_BYTES).saturating_sub(waste);
+        }
+        pending <= room
+    }
+
+    /// The largest batch that any file could take.
+    pub(crate) fn batch_bytes_max(file_bytes: u64) -> usize {
+        usize::try_from(file_bytes.saturating_sub(FILE_HEADER_BYTES) / 2).unwrap_or(usize::MAX)
+    }
+}

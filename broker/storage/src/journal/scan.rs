@@ -1,0 +1,244 @@
+//! Reading a journal back: which rounds are whole, where it ends, and whether something in its middle is damaged.
+//!
+//! A round that cannot be read is a torn tail (normal) unless something later proves that it was flushed: then it is damage. Every
+//! round and every file header says up to which round all was on stable storage when it was written.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use super::{
+    files::{file_path, file_sequence, shard_directory},
+    format::{ENTRY_BYTES, Entry, FILE_HEADER_BYTES, FileHeader, ROUND_HEADER_BYTES, RoundHeader, decode_directory},
+};
+use crate::{
+    disk::{Access, BLOCK_BYTES, Disk, DiskError},
+    error::Damage,
+};
+
+/// Reads a file front to back in pieces.
+pub(crate) struct PieceReader<'a, D: Disk> {
+    disk: &'a D,
+    file: &'a D::File,
+    file_bytes: u64,
+    start: u64,
+    piece: Bytes,
+}
+
+impl<'a, D: Disk> PieceReader<'a, D> {
+    const PIECE_BYTES: usize = 1 << 20;
+
+    pub(crate) fn new(disk: &'a D, file: &'a D::File, file_bytes: u64) -> Self {
+        Self { disk, file, file_bytes, start: 0, piece: Bytes::new() }
+    }
+
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Exactly `length` bytes from `position`; `None` where the file ends before.
+    pub(crate) async fn read(&mut self, position: u64, length: usize) -> Result<Option<Bytes>, DiskError> {
+        let Some(end) = position.checked_add(length as u64).filter(|end| *end <= self.file_bytes) else {
+            return Ok(None);
+        };
+        let held = position >= self.start && end <= self.start + self.piece.len() as u64;
+        if !held {
+            let left = usize::try_from(self.file_bytes - position).unwrap_or(usize::MAX);
+            self.piece = self.disk.read(self.file, position, length.max(Self::PIECE_BYTES).min(left)).await?;
+            self.start = position;
+            self.disk.yield_now().await;
+        }
+        let skip = usize::try_from(position - self.start).unwrap_or(usize::MAX);
+        Ok((skip + length <= self.piece.len()).then(|| self.piece.slice(skip..skip + length)))
+    }
+}
+
+/// A file of the journal with rounds in it.
+pub(crate) struct ScannedFile<F> {
+    pub(crate) sequence: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) file: F,
+    pub(crate) bytes: u64,
+}
+
+/// A round whose header and directory are whole.
+pub(crate) struct ScannedRound {
+    /// Index into the files.
+    pub(crate) file: usize,
+    pub(crate) header: RoundHeader,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// What a journal holds.
+pub(crate) struct JournalScan<F> {
+    /// By sequence.
+    pub(crate) files: Vec<ScannedFile<F>>,
+    /// Pre-written files without a round of their own.
+    pub(crate) unused: Vec<ScannedFile<F>>,
+    pub(crate) rounds: Vec<ScannedRound>,
+    /// What is lost, and before which of `rounds` it was.
+    pub(crate) damage: Vec<(usize, Damage)>,
+    /// The number that follows the last round.
+    pub(crate) next_round: u64,
+    /// All rounds up to this one are known to have been flushed.
+    pub(crate) flushed_through: u64,
+    /// The largest sequence of any file.
+    pub(crate) sequence_max: u64,
+}
+
+struct Found {
+    header: RoundHeader,
+    entries: Vec<Entry>,
+}
+
+/// The round at `position`; `None` if there is none that is whole.
+async fn round_at<D: Disk>(
+    reader: &mut PieceReader<'_, D>,
+    sequence: u64,
+    position: u64,
+) -> Result<Option<Found>, DiskError> {
+    let Some(bytes) = reader.read(position, ROUND_HEADER_BYTES).await? else { return Ok(None) };
+    let Some(header) = RoundHeader::decode(&bytes) else { return Ok(None) };
+    let room = reader.file_bytes() - position;
+    let needed = u64::from(header.entries_count) * ENTRY_BYTES as u64 + u64::from(header.body_bytes);
+    if header.sequence != sequence || header.position != position || needed + ROUND_HEADER_BYTES as u64 > room {
+        return Ok(None);
+    }
+    let Some(bytes) = reader.read(position, header.directory_bytes()).await? else { return Ok(None) };
+    Ok(decode_directory(&bytes).map(|(header, entries)| Found { header, entries }))
+}
+
+/// Reads the journal of `shard`. Batches' bytes are not looked at yet.
+pub(crate) async fn scan_journal<D: Disk>(disk: &D, shard: u16) -> Result<JournalScan<D::File>, DiskError> {
+    let mut scan = JournalScan {
+        files: Vec::new(),
+        unused: Vec::new(),
+        rounds: Vec::new(),
+        damage: Vec::new(),
+        next_round: 1,
+        flushed_through: 0,
+        sequence_max: 0,
+    };
+    let mut sequences: Vec<u64> =
+        disk.list(&shard_directory(shard)).await?.iter().filter_map(|name| file_sequence(name)).collect();
+    sequences.sort_unstable();
+    let mut next_round = None;
+    for sequence in sequences {
+        scan.sequence_max = scan.sequence_max.max(sequence);
+        let path = file_path(shard, sequence);
+        let file = disk.open(&path, Access::Direct).await?;
+        let bytes = disk.length(&file).await?;
+        let scanned = ScannedFile { sequence, path, file, bytes };
+        scan_file(disk, scanned, &mut scan, &mut next_round).await?;
+    }
+    scan.next_round = next_round.unwrap_or(1);
+    Ok(scan)
+}
+
+/// Adds the rounds of one file.
+async fn scan_file<D: Disk>(
+    disk: &D,
+    scanned: ScannedFile<D::File>,
+    scan: &mut JournalScan<D::File>,
+    next_round: &mut Option<u64>,
+) -> Result<(), DiskError> {
+    let file = scanned.file.clone();
+    let mut reader = PieceReader::new(disk, &file, scanned.bytes);
+    let header = match reader.read(0, BLOCK_BYTES).await? {
+        Some(block) => FileHeader::decode(&block).filter(|header| header.sequence == scanned.sequence),
+        None => None,
+    };
+    if let Some(header) = &header {
+        scan.flushed_through = scan.flushed_through.max(header.flushed_through);
+        // An earlier opening found these torn and went on in this file.
+        while scan.rounds.last().is_some_and(|round| round.header.round >= header.first_round) {
+            scan.rounds.pop();
+            *next_round = Some(header.first_round);
+        }
+        if let Some(expected) = next_round.filter(|expected| *expected < header.first_round) {
+            // The file before lost its last rounds, though this one was begun after they were flushed.
+            let file = scan.files.last().map_or_else(|| scanned.path.clone(), |file| file.path.clone());
+            let position = scan
+                .rounds
+                .last()
+                .map_or(FILE_HEADER_BYTES, |round| round.header.position + round.header.total_bytes() as u64);
+            scan.damage.push((scan.rounds.len(), Damage::JournalRound { file, position, round: expected }));
+        }
+        *next_round = Some(header.first_round);
+    }
+    let index = scan.files.len();
+    let mut position = FILE_HEADER_BYTES;
+    let mut used = header.is_some();
+    loop {
+        let mut found = None;
+        // Without its header a file counts as used only if a later round proves that it was.
+        if used {
+            found = round_at(&mut reader, scanned.sequence, position).await?;
+            found = found.filter(|found| next_round.is_none_or(|expected| found.header.round == expected));
+        }
+        if found.is_none() {
+            found = find_later(&mut reader, scanned.sequence, position, *next_round).await?;
+            if let Some(later) = &found {
+                let round = next_round.unwrap_or(later.header.round);
+                let damage = Damage::JournalRound { file: scanned.path.clone(), position, round };
+                scan.damage.push((scan.rounds.len(), damage));
+                position = later.header.position;
+            }
+        }
+        let Some(found) = found else { break };
+        used = true;
+        scan.flushed_through = scan.flushed_through.max(found.header.flushed_through);
+        *next_round = Some(found.header.round + 1);
+        position += found.header.total_bytes() as u64;
+        scan.rounds.push(ScannedRound { file: index, header: found.header, entries: found.entries });
+    }
+    if used {
+        scan.files.push(scanned);
+    } else {
+        scan.unused.push(scanned);
+    }
+    Ok(())
+}
+
+/// The first whole round from `position` on that proves that the round expected there was flushed.
+async fn find_later<D: Disk>(
+    reader: &mut PieceReader<'_, D>,
+    sequence: u64,
+    mut position: u64,
+    expected: Option<u64>,
+) -> Result<Option<Found>, DiskError> {
+    while let Some(bytes) = reader.read(position, ROUND_HEADER_BYTES).await? {
+        let proves = RoundHeader::decode(&bytes).is_some_and(|header| match expected {
+            Some(expected) => header.round > expected && header.flushed_through >= expected,
+            // Nothing is known of what was here: the round before this one stood in this file, and was flushed.
+            None => position > FILE_HEADER_BYTES && header.flushed_through + 1 == header.round,
+        });
+        if proves && let Some(found) = round_at(reader, sequence, position).await? {
+            return Ok(Some(found));
+        }
+        position += BLOCK_BYTES as u64;
+    }
+    Ok(None)
+}
+
+/// Reads the bytes of a round's batches: for each entry its body, empty for entries without one.
+pub(crate) async fn read_bodies<D: Disk>(
+    disk: &D,
+    file: &ScannedFile<D::File>,
+    round: &ScannedRound,
+) -> Result<Option<Vec<Bytes>>, DiskError> {
+    let at = round.header.position + round.header.directory_bytes() as u64;
+    let length = round.header.body_bytes as usize;
+    let bytes = if length == 0 { Bytes::new() } else { disk.read(&file.file, at, length).await? };
+    if bytes.len() < length {
+        return Ok(None);
+    }
+    let mut start = 0;
+    let bodies = round.entries.iter().map(|entry| {
+        let end = start + entry.body_bytes();
+        let body = bytes.slice(start..end);
+        start = end;
+        body
+    });
+    Ok(Some(bodies.collect()))
+}

@@ -1,0 +1,196 @@
+//! Reading a segment back: where the extents of the active one end, and the index of a sealed one whose index file is lost.
+
+use bytes::Buf;
+use tidegate_records::{
+    ids::{LeaderEpoch, Offset, TopicPartition},
+    time::Timestamp,
+};
+
+use super::{
+    format::{self, Checksums, EXTENT_HEADER_BYTES, ExtentHeader, FileHeader, decode_extent},
+    index::{Index, IndexEntry, IndexFile},
+    manifest::{self, Segment, SegmentState},
+};
+use crate::{
+    disk::{BLOCK_BYTES, Disk, DiskError},
+    error::Damage,
+    journal::scan::PieceReader,
+    partition::ActiveIndex,
+};
+
+/// What recovery knows from the journal when it looks at a segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Committed {
+    /// From this offset on the journal has the partition's batches, so a segment may be torn there. `None`: the segment has all.
+    pub(crate) journal_from: Option<Offset>,
+    pub(crate) shard: u16,
+    /// The last session that the journal knows, and its last whole round. Extents that a later round wrote are not committed.
+    pub(crate) last_session: Option<u64>,
+    pub(crate) last_round: u64,
+}
+
+impl Committed {
+    fn includes(&self, header: &ExtentHeader) -> bool {
+        header.place.round == 0
+            || header.place.shard != self.shard
+            || Some(header.place.session) != self.last_session
+            || header.place.round <= self.last_round
+    }
+
+    /// Whether the segment alone answers for what follows `offset`.
+    fn is_settled(&self, offset: Offset) -> bool {
+        self.journal_from.is_none_or(|from| offset < from)
+    }
+}
+
+/// What stands in a segment.
+#[derive(Debug)]
+pub(crate) struct SegmentScan {
+    pub(crate) segment: Segment,
+    pub(crate) active: ActiveIndex,
+    pub(crate) epochs: Vec<(LeaderEpoch, Offset)>,
+    pub(crate) file_bytes: u64,
+}
+
+/// Walks over the extents of a segment, from where `known` ends.
+pub(crate) async fn scan_segment<D: Disk>(
+    disk: &D,
+    topic_partition: TopicPartition,
+    file: &D::File,
+    entry: &Segment,
+    known: Option<IndexFile>,
+    committed: &Committed,
+) -> Result<Result<SegmentScan, Damage>, DiskError> {
+    let path = manifest::segment_path(topic_partition, entry);
+    let damage = |position: u64, offset: Offset| Damage::Segment { file: path.clone(), position, offset };
+    let file_bytes = disk.length(file).await?;
+    let mut reader = PieceReader::new(disk, file, file_bytes);
+
+    let known = known.filter(|known| {
+        known.topic_partition == topic_partition
+            && known.segment.incarnation == entry.incarnation
+            && known.segment.base_offset == entry.base_offset
+    });
+    let mut scan = SegmentScan {
+        segment: Segment::new(entry.base_offset, entry.incarnation),
+        active: ActiveIndex::default(),
+        epochs: Vec::new(),
+        file_bytes,
+    };
+    match known {
+        Some(known) => {
+            if known.segment.end_position > file_bytes {
+                return Ok(Err(damage(file_bytes, known.segment.base_offset)));
+            }
+            scan.segment = Segment { state: SegmentState::Active, ..known.segment };
+            scan.active.session = known.session;
+            scan.active.index = known.index;
+            scan.active.saved_position = known.segment.end_position;
+        }
+        None => {
+            let header = reader.read(0, BLOCK_BYTES).await?.and_then(|block| FileHeader::decode(&block));
+            let ours = header.is_some_and(|header| {
+                header.topic_partition == topic_partition
+                    && header.incarnation == entry.incarnation
+                    && header.base_offset == entry.base_offset
+            });
+            if !ours {
+                return Ok(Err(damage(0, entry.base_offset)));
+            }
+        }
+    }
+    loop {
+        let position = scan.segment.end_position;
+        let expected = scan.segment.next_offset;
+        let Some(header) = extent_header_at(&mut reader, topic_partition, entry.incarnation, position).await? else {
+            break;
+        };
+        if header.base_offset != expected || header.place.session < scan.active.session || !committed.includes(&header)
+        {
+            break;
+        }
+        // What the journal still has may not have reached the segment whole: look at every byte of it.
+        let length = if committed.is_settled(header.next_offset) { header.batches_at() } else { header.total_bytes() };
+        let Some(bytes) = reader.read(position, length).await? else { break };
+        if length == header.total_bytes() && decode_extent(&header, &bytes, Checksums::Check).is_none() {
+            break;
+        }
+        if scan.epochs.last().is_none_or(|(epoch, _)| header.leader_epoch > *epoch) {
+            scan.epochs.push((header.leader_epoch, header.base_offset));
+        }
+        scan.segment.add(&header, last_append_time(&header, &bytes));
+        scan.active.session = header.place.session;
+        scan.active.index.entries.push(IndexEntry {
+            base_offset: header.base_offset,
+            position_blocks: u32::try_from(position / BLOCK_BYTES as u64).unwrap_or(u32::MAX),
+            max_timestamp: header.max_timestamp,
+        });
+    }
+    // Something that cannot be read, and whole extents after it that were written later: that is not a torn end.
+    if committed.is_settled(scan.segment.next_offset) {
+        let mut position = scan.segment.end_position;
+        while position + (EXTENT_HEADER_BYTES as u64) < file_bytes {
+            if let Some(header) = extent_header_at(&mut reader, topic_partition, entry.incarnation, position).await?
+                && header.place.session >= scan.active.session
+                && header.base_offset >= scan.segment.next_offset
+                && committed.includes(&header)
+            {
+                return Ok(Err(damage(scan.segment.end_position, scan.segment.next_offset)));
+            }
+            position += BLOCK_BYTES as u64;
+        }
+    }
+    Ok(Ok(scan))
+}
+
+/// The header of the extent at `position`, if there is one that belongs there and fits into the file.
+async fn extent_header_at<D: Disk>(
+    reader: &mut PieceReader<'_, D>,
+    topic_partition: TopicPartition,
+    incarnation: u64,
+    position: u64,
+) -> Result<Option<ExtentHeader>, DiskError> {
+    let Some(bytes) = reader.read(position, EXTENT_HEADER_BYTES).await? else { return Ok(None) };
+    Ok(ExtentHeader::decode(&bytes).filter(|header| {
+        header.place.topic_partition == topic_partition
+            && header.place.incarnation == incarnation
+            && header.position == position
+            && position + header.total_bytes() as u64 <= reader.file_bytes()
+    }))
+}
+
+/// The append time of the last batch of an extent, whose bytes reach at least to the batches.
+fn last_append_time(header: &ExtentHeader, bytes: &[u8]) -> Timestamp {
+    let delta =
+        header.batches_at().checked_sub(4).and_then(|at| bytes.get(at..at + 4)).map_or(0, |mut time| time.get_i32_le());
+    Timestamp(header.append_time.0.saturating_add(i64::from(delta)))
+}
+
+/// The index of a sealed segment, from its extents. The damage if they do not reach to the segment's end.
+pub(crate) async fn rebuild_index<D: Disk>(
+    disk: &D,
+    topic_partition: TopicPartition,
+    file: &D::File,
+    segment: &Segment,
+) -> Result<Result<Index, Damage>, DiskError> {
+    let file_bytes = disk.length(file).await?.min(segment.end_position);
+    let mut reader = PieceReader::new(disk, file, file_bytes);
+    let mut index = Index::default();
+    let mut position = format::FILE_HEADER_BYTES;
+    let mut expected = segment.base_offset;
+    while position < segment.end_position {
+        let header = extent_header_at(&mut reader, topic_partition, segment.incarnation, position).await?;
+        let Some(header) = header.filter(|header| header.base_offset == expected) else {
+            let file = manifest::segment_path(topic_partition, segment);
+            return Ok(Err(Damage::Segment { file, position, offset: expected }));
+        };
+        index.entries.push(IndexEntry {
+            base_offset: header.base_offset,
+            position_blocks: u32::try_from(position / BLOCK_BYTES as u64).unwrap_or(u32::MAX),
+            max_timestamp: header.max_timestamp,
+        });
+        expected = header.next_offset;
+        position += header.total_bytes() as u64;
+    }
+    Ok(Ok(index))
+}
