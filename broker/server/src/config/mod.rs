@@ -316,6 +316,28 @@ impl Config {
         settings::document(&Self::default())
     }
 
+    /// The defaults of topics that differ from Kafka's, by the topics' own names for them.
+    pub fn broker_defaults(&self) -> BTreeMap<String, String> {
+        let defaults = Self::default();
+        let mut changed: BTreeMap<String, String> = self
+            .topic_defaults
+            .iter()
+            .filter(|(name, value)| defaults.topic_defaults.get(*name) != Some(*value))
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect();
+        let mut set = |name: &str, value: String| changed.insert(name.to_owned(), value);
+        if self.durability == Durability::Os {
+            set("tidegate.durability", "os".to_owned());
+        }
+        if self.message_bytes_max != defaults.message_bytes_max {
+            set("max.message.bytes", self.message_bytes_max.to_string());
+        }
+        if self.decompressed_message_bytes_max != defaults.decompressed_message_bytes_max {
+            set("max.decompressed.message.bytes", self.decompressed_message_bytes_max.to_string());
+        }
+        changed
+    }
+
     /// How many shards to run on this machine.
     pub fn shard_count(&self) -> u16 {
         match self.shards {

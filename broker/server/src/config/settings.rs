@@ -993,7 +993,7 @@ impl Default for Config {
             auto_create_topics: true,
             default_partitions: 1,
             message_bytes_max: 1_048_588,
-            decompressed_message_bytes_max: 64 << 20,
+            decompressed_message_bytes_max: 100 << 20,
             retention_check_interval_ms: 300_000,
             cleaner_backoff_ms: 15_000,
             producer_id_expiration_ms: 86_400_000,

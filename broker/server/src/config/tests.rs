@@ -125,3 +125,20 @@ fn addresses() {
     assert!(!Address::parse("10.1.2.3:1").unwrap().is_loopback());
     assert!(Address::parse("[::]:1").unwrap().is_unspecified());
 }
+
+#[test]
+fn topics_get_the_defaults_that_were_changed_and_they_are_valid() {
+    use tidegate_model::topic_config::TopicConfig;
+    assert!(Config::default().broker_defaults().is_empty());
+    let text =
+        "durability = \"os\"\nmessage.max.bytes = 5000\nlog.retention.ms = 7\nlog.cleanup.policy = \"compact, delete\"";
+    let defaults = load(text).unwrap().broker_defaults();
+    let config = TopicConfig::resolve(&BTreeMap::new(), &defaults).unwrap();
+    assert_eq!((config.max_message_bytes, config.retention_ms, config.durability_os), (5000, 7, true));
+    assert!(config.cleanup_policy.compact && config.cleanup_policy.delete);
+    // What we take for Kafka's defaults is what topics take for them.
+    for (name, value) in Config::default().topic_defaults {
+        let key = tidegate_model::topic_config::topic_key(name).expect(name);
+        assert_eq!(key.default, value, "{name}");
+    }
+}

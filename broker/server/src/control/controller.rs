@@ -1,13 +1,13 @@
 //! The control thread: takes proposals from shards and the admin endpoint, commits them in batches, and tells every shard.
 //!
 //! Owns the quorum, the plugins and the admin endpoint, all on one tokio runtime of one thread. Shards are told in the order in which
-//! things happened, before who proposed is answered: so a client that was told of a new topic finds it on any shard as soon as that
-//! shard has read its mailbox.
+//! things happened, and who proposed is answered once every shard has taken the change in: a client that was told of a new topic finds
+//! it on whichever shard it asks next.
 
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     thread,
@@ -27,16 +27,15 @@ use crate::metrics::ShardReport;
 const BATCH_MAX: usize = 256;
 
 /// What a shard is told. It comes on the control thread, so the sink only puts it into the shard's mailbox.
-#[derive(Clone, Debug)]
 pub enum ControlEvent {
-    /// Committed metadata has changed.
-    Metadata(Arc<MetadataImage>),
+    /// Committed metadata has changed. `taken` is called, or dropped, once the shard answers from it.
+    Metadata { image: Arc<MetadataImage>, taken: Box<dyn FnOnce() + Send> },
 }
 
 /// Where a shard is told.
 pub type EventSink = Box<dyn Fn(ControlEvent) + Send>;
 
-/// Takes the answer to a proposal, on the control thread.
+/// Takes the answer to a proposal, on whichever thread was the last to learn of the change; so it only passes it on.
 pub type Answer = Box<dyn FnOnce(ProposalResult) + Send>;
 
 /// What the control thread needs to start.
@@ -63,7 +62,7 @@ pub enum ControlError {
 
 pub(super) enum Command {
     Propose { change: MetadataChange, answer: Answer },
-    Subscribe(Vec<EventSink>),
+    Subscribe { sinks: Vec<EventSink>, version: u64 },
     Report(ShardReport),
     Stop,
 }
@@ -86,7 +85,7 @@ pub struct ControlHandle {
 }
 
 impl ControlHandle {
-    /// Proposes a change. `answer` is called on the control thread once it is committed or refused.
+    /// Proposes a change. `answer` is called once it is committed and every shard knows of it, or it is refused.
     pub fn propose(&self, change: MetadataChange, answer: impl FnOnce(ProposalResult) + Send + 'static) {
         let command = Command::Propose { change, answer: Box::new(answer) };
         if let Err(mpsc::error::SendError(Command::Propose { answer, .. })) = self.commands.send(command) {
@@ -105,10 +104,10 @@ impl ControlHandle {
         receiver.await.unwrap_or_else(|_| gone())
     }
 
-    /// From now on these are told of every change, beginning with the newest image.
-    pub fn subscribe(&self, sinks: Vec<EventSink>) {
+    /// From now on these are told of every change, beginning with the newest image if it is not that of `version`.
+    pub fn subscribe(&self, sinks: Vec<EventSink>, version: u64) {
         // After the control thread has stopped there is nothing to be told of.
-        let _ = self.commands.send(Command::Subscribe(sinks));
+        let _ = self.commands.send(Command::Subscribe { sinks, version });
     }
 
     /// A shard's newest report, for the metrics.
@@ -208,11 +207,11 @@ impl Controller {
                 match command {
                     Command::Propose { change, answer } => proposals.push((change, answer)),
                     Command::Report(report) => self.page.report(report),
-                    Command::Subscribe(sinks) => {
+                    Command::Subscribe { sinks, version } => {
                         // What was proposed before is told to them as well: the order is kept.
                         self.commit(std::mem::take(&mut proposals))?;
-                        for sink in &sinks {
-                            sink(ControlEvent::Metadata(Arc::clone(self.quorum.image())));
+                        if self.quorum.image().version != version {
+                            tell(&sinks, self.quorum.image(), Vec::new());
                         }
                         self.sinks.extend(sinks);
                     }
@@ -242,15 +241,33 @@ impl Controller {
                 return Err(error);
             }
         };
+        let answers = answers.into_iter().zip(results).collect();
         let image = self.quorum.image();
-        if image.version != before {
-            for sink in &self.sinks {
-                sink(ControlEvent::Metadata(Arc::clone(image)));
-            }
-        }
-        for (answer, result) in answers.into_iter().zip(results) {
+        // A batch of refusals has nothing to be taken in.
+        let sinks = if image.version == before { &[] } else { self.sinks.as_slice() };
+        tell(sinks, image, answers);
+        Ok(())
+    }
+}
+
+/// Tells the shards of an image; the answers are given when the last of them has taken it in.
+fn tell(sinks: &[EventSink], image: &Arc<MetadataImage>, answers: Vec<(Answer, ProposalResult)>) {
+    let answers = Arc::new(Answers(Mutex::new(answers)));
+    for sink in sinks {
+        let answers = Arc::clone(&answers);
+        sink(ControlEvent::Metadata { image: Arc::clone(image), taken: Box::new(move || drop(answers)) });
+    }
+}
+
+/// Answers that are given when the last shard lets go of them: because it has taken the image in, or because it is gone.
+/// The mutex only makes them shareable; nobody locks it.
+struct Answers(Mutex<Vec<(Answer, ProposalResult)>>);
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        let answers = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (answer, result) in answers.drain(..) {
             answer(result);
         }
-        Ok(())
     }
 }

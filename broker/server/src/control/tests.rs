@@ -52,20 +52,21 @@ fn create(name: &str) -> MetadataChange {
 }
 
 #[test]
-fn every_shard_is_told_before_the_proposer() {
+fn a_proposer_is_answered_when_every_shard_has_taken_the_change() {
     let directory = tempfile::tempdir().unwrap();
     let control = Control::start(options(directory.path(), "127.0.0.1:0", None)).unwrap();
     let (sender, receiver) = mpsc::channel();
+    let (taken_sender, taken_receiver) = mpsc::channel();
     let sinks = (0..2).map(|shard| {
-        let sender = sender.clone();
-        let sink: EventSink = Box::new(move |event| {
-            let ControlEvent::Metadata(image) = event;
+        let (sender, taken_sender) = (sender.clone(), taken_sender.clone());
+        let sink: EventSink = Box::new(move |ControlEvent::Metadata { image, taken }| {
             sender.send(format!("shard {shard}: {} topics", image.topics().count())).unwrap();
+            taken_sender.send(taken).unwrap();
         });
         sink
     });
-    control.handle.subscribe(sinks.collect());
-    for name in ["a", "a"] {
+    control.handle.subscribe(sinks.collect(), control.image.version);
+    let propose = |name: &str| {
         let sender = sender.clone();
         control.handle.propose(create(name), move |result| {
             let text = match result {
@@ -75,12 +76,18 @@ fn every_shard_is_told_before_the_proposer() {
             };
             sender.send(text).unwrap();
         });
-    }
-    let told: Vec<String> = (0..6).map(|_| receiver.recv().unwrap()).collect();
-    assert_eq!(told[..2], ["shard 0: 0 topics", "shard 1: 0 topics"]);
-    // The two proposals may have been committed together or one after the other.
-    assert_eq!(told[2..4], ["shard 0: 1 topics", "shard 1: 1 topics"]);
-    assert_eq!(told[4..], ["committed: 1 topics", "a exists"]);
+    };
+    propose("a");
+    assert_eq!(receiver.recv().unwrap(), "shard 0: 1 topics");
+    assert_eq!(receiver.recv().unwrap(), "shard 1: 1 topics");
+    // A refusal waits for nobody, and overtakes.
+    propose("a");
+    assert_eq!(receiver.recv().unwrap(), "a exists");
+    // One shard takes it in, the other is gone.
+    taken_receiver.recv().unwrap()();
+    assert!(receiver.try_recv().is_err());
+    drop(taken_receiver.recv().unwrap());
+    assert_eq!(receiver.recv().unwrap(), "committed: 1 topics");
     let handle = control.handle.clone();
     control.stop();
     let (sender, receiver) = mpsc::channel();

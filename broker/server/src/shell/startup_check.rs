@@ -226,6 +226,25 @@ fn check_memlock(needs: &Needs, notices: &mut Vec<Notice>) -> Result<(), Startup
     Ok(())
 }
 
+/// The cores that this process may run on, in order; at least one.
+pub fn allowed_cpus() -> Vec<usize> {
+    // SAFETY: all-zero is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` has room for the size that is given, for the duration of the call.
+    let asked = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
+    let size = usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
+    // SAFETY: `cpu` is below CPU_SETSIZE, the capacity of the set.
+    let cpus: Vec<usize> = (0..size).filter(|cpu| asked == 0 && unsafe { libc::CPU_ISSET(*cpu, &set) }).collect();
+    if cpus.is_empty() { vec![0] } else { cpus }
+}
+
+/// How many log files and connections there may be under the limit on open files that was found. Log files get at most half.
+pub fn share_open_files(limit: u64, log_files_wanted: u64, connections_wanted: u64) -> (u64, u64) {
+    let budget = limit.saturating_sub(OPEN_FILES_OWN).max(2);
+    let log_files = log_files_wanted.min((budget / 2).max(budget.saturating_sub(connections_wanted)));
+    (log_files, connections_wanted.min(budget - log_files))
+}
+
 /// Whether the process has CAP_IPC_LOCK, for which the limit does not hold.
 fn may_lock_memory() -> bool {
     const CAP_IPC_LOCK: u64 = 1 << 14;
@@ -393,6 +412,16 @@ mod tests {
             Notice::FlushPerFile { path, file_system: FileSystem::Other(0x6969) }.to_string(),
         ];
         insta::assert_snapshot!(errors.join("\n"));
+    }
+
+    #[test]
+    fn open_files_are_shared_between_logs_and_connections() {
+        assert_eq!(share_open_files(1_000_000, 4096, 10_000), (4096, 10_000));
+        assert_eq!(share_open_files(1256, 4096, 10_000), (500, 500));
+        assert_eq!(share_open_files(1256, 100, 10_000), (100, 900));
+        assert_eq!(share_open_files(1256, 4096, 100), (900, 100));
+        assert_eq!(share_open_files(10, 4096, 100), (1, 1));
+        assert!(!allowed_cpus().is_empty());
     }
 
     #[test]
