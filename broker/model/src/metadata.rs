@@ -105,16 +105,47 @@ pub struct MetadataImage {
 #[serde(tag = "change", rename_all = "kebab-case")]
 pub enum MetadataChange {
     /// `id` is 32 hex digits; empty in a proposal, for whoever commits it to draw.
-    CreateTopic { name: String, id: String, partitions: i32, configs: BTreeMap<String, String> },
-    DeleteTopic { id: String },
+    CreateTopic {
+        name: String,
+        id: String,
+        partitions: i32,
+        configs: BTreeMap<String, String>,
+    },
+    DeleteTopic {
+        id: String,
+    },
     /// `partitions` is the new total.
-    CreatePartitions { name: String, partitions: i32 },
+    CreatePartitions {
+        name: String,
+        partitions: i32,
+    },
     /// `configs` replaces everything that was set on the topic.
-    AlterTopicConfig { name: String, configs: BTreeMap<String, String> },
+    AlterTopicConfig {
+        name: String,
+        configs: BTreeMap<String, String>,
+    },
     DeployPlugin(Plugin),
-    RemovePlugin { name: String },
+    RemovePlugin {
+        name: String,
+    },
     /// Hands out a block of producer ids.
-    AllocateProducerIds { count: u32 },
+    AllocateProducerIds {
+        count: u32,
+    },
+}
+
+impl MetadataChange {
+    /// The change that makes [`OFFSETS_TOPIC`], configured as Kafka configures it.
+    #[must_use]
+    pub fn create_offsets_topic(partitions: i32) -> Self {
+        let configs = [("cleanup.policy", "compact"), ("compression.type", "producer"), ("segment.bytes", "104857600")];
+        Self::CreateTopic {
+            name: OFFSETS_TOPIC.to_owned(),
+            id: String::new(),
+            partitions,
+            configs: configs.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        }
+    }
 }
 
 /// A change that was committed.
@@ -149,7 +180,9 @@ pub enum MetadataError {
     PluginRefused(String),
     #[error("there is no plugin named '{name}'; `tidegate plugin list` shows those that are deployed")]
     UnknownPlugin { name: String },
-    #[error("plugin '{name}' is attached to topic '{topic}'; detach it first (delete tidegate.router or tidegate.partitioner there)")]
+    #[error(
+        "plugin '{name}' is attached to topic '{topic}'; detach it first (delete tidegate.router or tidegate.partitioner there)"
+    )]
     PluginAttached { name: String, topic: String },
     #[error("internal topic '{name}' belongs to the broker and cannot be changed so")]
     InternalTopic { name: String },
@@ -391,9 +424,7 @@ pub fn validate_name(name: &str) -> Result<(), MetadataError> {
     } else if name == "." || name == ".." {
         format!("Topic name is invalid: '{name}' is not allowed")
     } else if name.len() > NAME_BYTES_MAX {
-        format!(
-            "Topic name is invalid: the length of '{name}' is longer than the max allowed length {NAME_BYTES_MAX}"
-        )
+        format!("Topic name is invalid: the length of '{name}' is longer than the max allowed length {NAME_BYTES_MAX}")
     } else if !name.bytes().all(legal) {
         format!(
             "Topic name is invalid: '{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"

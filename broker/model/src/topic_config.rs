@@ -21,7 +21,10 @@ pub enum ConfigType {
 /// What a value may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Allowed {
-    Integers { min: i64, max: i64 },
+    Integers {
+        min: i64,
+        max: i64,
+    },
     Fraction,
     Boolean,
     OneOf(&'static [&'static str]),
@@ -62,71 +65,287 @@ const fn key(
 
 /// Every key, sorted by name.
 pub const TOPIC_KEYS: &[TopicKey] = &[
-    key("cleanup.policy", ConfigType::List, "delete", "log.cleanup.policy", Allowed::ListOf(&["delete", "compact"]),
-        "What happens to old records: `delete` by time or size, `compact` to the last value of each key, or both."),
-    key("compression.gzip.level", ConfigType::Int, "-1", "", Allowed::Integers { min: -1, max: 9 },
-        "Level used when the broker compresses with gzip; -1 is the codec's default."),
-    key("compression.lz4.level", ConfigType::Int, "9", "", Allowed::Integers { min: 1, max: 17 },
-        "Accepted; the lz4 encoder has one level."),
-    key("compression.type", ConfigType::String, "producer", "compression.type",
+    key(
+        "cleanup.policy",
+        ConfigType::List,
+        "delete",
+        "log.cleanup.policy",
+        Allowed::ListOf(&["delete", "compact"]),
+        "What happens to old records: `delete` by time or size, `compact` to the last value of each key, or both.",
+    ),
+    key(
+        "compression.gzip.level",
+        ConfigType::Int,
+        "-1",
+        "",
+        Allowed::Integers { min: -1, max: 9 },
+        "Level used when the broker compresses with gzip; -1 is the codec's default.",
+    ),
+    key(
+        "compression.lz4.level",
+        ConfigType::Int,
+        "9",
+        "",
+        Allowed::Integers { min: 1, max: 17 },
+        "Accepted; the lz4 encoder has one level.",
+    ),
+    key(
+        "compression.type",
+        ConfigType::String,
+        "producer",
+        "compression.type",
         Allowed::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]),
-        "The codec of stored batches; `producer` keeps what the producer chose, byte for byte."),
-    key("compression.zstd.level", ConfigType::Int, "3", "", Allowed::Integers { min: -131_072, max: 22 },
-        "Level used when the broker compresses with zstd."),
-    key("delete.retention.ms", ConfigType::Long, "86400000", "log.cleaner.delete.retention.ms", ANY_LONG,
-        "Milliseconds for which a tombstone is kept after it was compacted."),
-    key("file.delete.delay.ms", ConfigType::Long, "60000", "log.segment.delete.delay.ms", ANY_LONG,
-        "Accepted; files are recycled as soon as no reader has them."),
-    key("flush.messages", ConfigType::Long, UNLIMITED, "log.flush.interval.messages", Allowed::Integers { min: 1, max: i64::MAX },
-        "Accepted; a write is on the disk before it is acknowledged unless `tidegate.durability` is `os`."),
+        "The codec of stored batches; `producer` keeps what the producer chose, byte for byte.",
+    ),
+    key(
+        "compression.zstd.level",
+        ConfigType::Int,
+        "3",
+        "",
+        Allowed::Integers { min: -131_072, max: 22 },
+        "Level used when the broker compresses with zstd.",
+    ),
+    key(
+        "delete.retention.ms",
+        ConfigType::Long,
+        "86400000",
+        "log.cleaner.delete.retention.ms",
+        ANY_LONG,
+        "Milliseconds for which a tombstone is kept after it was compacted.",
+    ),
+    key(
+        "file.delete.delay.ms",
+        ConfigType::Long,
+        "60000",
+        "log.segment.delete.delay.ms",
+        ANY_LONG,
+        "Accepted; files are recycled as soon as no reader has them.",
+    ),
+    key(
+        "flush.messages",
+        ConfigType::Long,
+        UNLIMITED,
+        "log.flush.interval.messages",
+        Allowed::Integers { min: 1, max: i64::MAX },
+        "Accepted; a write is on the disk before it is acknowledged unless `tidegate.durability` is `os`.",
+    ),
     key("flush.ms", ConfigType::Long, UNLIMITED, "log.flush.interval.ms", ANY_LONG, "Accepted, as `flush.messages`."),
-    key("follower.replication.throttled.replicas", ConfigType::List, "", "", Allowed::Text, "Accepted; there are no followers yet."),
-    key("index.interval.bytes", ConfigType::Int, "4096", "log.index.interval.bytes", ANY_INT,
-        "Accepted; the index has an entry for each extent."),
-    key("leader.replication.throttled.replicas", ConfigType::List, "", "", Allowed::Text, "Accepted; there are no followers yet."),
-    key("max.compaction.lag.ms", ConfigType::Long, UNLIMITED, "log.cleaner.max.compaction.lag.ms", Allowed::Integers { min: 1, max: i64::MAX },
-        "Milliseconds after which a record is compacted, however little there is to gain (KIP-354)."),
-    key("max.decompressed.message.bytes", ConfigType::Int, "104857600", "", Allowed::Integers { min: 1, max: i32::MAX as i64 },
-        "The largest batch after decompression, in bytes: the limit against decompression bombs."),
-    key("max.message.bytes", ConfigType::Int, "1048588", "message.max.bytes", ANY_INT,
-        "The largest record batch that is accepted, in bytes, compressed if it is."),
-    key("message.timestamp.after.max.ms", ConfigType::Long, "3600000", "log.message.timestamp.after.max.ms", ANY_LONG,
-        "How far a record's timestamp may lie ahead of the broker's clock, in milliseconds (KIP-937)."),
-    key("message.timestamp.before.max.ms", ConfigType::Long, UNLIMITED, "log.message.timestamp.before.max.ms", ANY_LONG,
-        "How far a record's timestamp may lie behind the broker's clock, in milliseconds (KIP-937)."),
-    key("message.timestamp.type", ConfigType::String, "CreateTime", "log.message.timestamp.type",
+    key(
+        "follower.replication.throttled.replicas",
+        ConfigType::List,
+        "",
+        "",
+        Allowed::Text,
+        "Accepted; there are no followers yet.",
+    ),
+    key(
+        "index.interval.bytes",
+        ConfigType::Int,
+        "4096",
+        "log.index.interval.bytes",
+        ANY_INT,
+        "Accepted; the index has an entry for each extent.",
+    ),
+    key(
+        "leader.replication.throttled.replicas",
+        ConfigType::List,
+        "",
+        "",
+        Allowed::Text,
+        "Accepted; there are no followers yet.",
+    ),
+    key(
+        "max.compaction.lag.ms",
+        ConfigType::Long,
+        UNLIMITED,
+        "log.cleaner.max.compaction.lag.ms",
+        Allowed::Integers { min: 1, max: i64::MAX },
+        "Milliseconds after which a record is compacted, however little there is to gain (KIP-354).",
+    ),
+    key(
+        "max.decompressed.message.bytes",
+        ConfigType::Int,
+        "104857600",
+        "",
+        Allowed::Integers { min: 1, max: i32::MAX as i64 },
+        "The largest batch after decompression, in bytes: the limit against decompression bombs.",
+    ),
+    key(
+        "max.message.bytes",
+        ConfigType::Int,
+        "1048588",
+        "message.max.bytes",
+        ANY_INT,
+        "The largest record batch that is accepted, in bytes, compressed if it is.",
+    ),
+    key(
+        "message.timestamp.after.max.ms",
+        ConfigType::Long,
+        "3600000",
+        "log.message.timestamp.after.max.ms",
+        ANY_LONG,
+        "How far a record's timestamp may lie ahead of the broker's clock, in milliseconds (KIP-937).",
+    ),
+    key(
+        "message.timestamp.before.max.ms",
+        ConfigType::Long,
+        UNLIMITED,
+        "log.message.timestamp.before.max.ms",
+        ANY_LONG,
+        "How far a record's timestamp may lie behind the broker's clock, in milliseconds (KIP-937).",
+    ),
+    key(
+        "message.timestamp.type",
+        ConfigType::String,
+        "CreateTime",
+        "log.message.timestamp.type",
         Allowed::OneOf(&["CreateTime", "LogAppendTime"]),
-        "Whose clock stamps the records: the producer's or the broker's."),
-    key("min.cleanable.dirty.ratio", ConfigType::Double, "0.5", "log.cleaner.min.cleanable.ratio", Allowed::Fraction,
-        "The share of a log that must be uncompacted before compaction begins."),
-    key("min.compaction.lag.ms", ConfigType::Long, "0", "log.cleaner.min.compaction.lag.ms", ANY_LONG,
-        "Milliseconds for which a record stays uncompacted."),
-    key("min.insync.replicas", ConfigType::Int, "1", "min.insync.replicas", Allowed::Integers { min: 1, max: i32::MAX as i64 },
-        "Replicas that must be in sync before acks=all is accepted."),
-    key("preallocate", ConfigType::Boolean, "false", "log.preallocate", Allowed::Boolean, "Accepted; segments are pre-written where it pays."),
-    key("remote.storage.enable", ConfigType::Boolean, "false", "", Allowed::OneOf(&["false"]),
-        "Tiered storage through a Kafka plugin does not exist here; only `false`."),
-    key("retention.bytes", ConfigType::Long, "-1", "log.retention.bytes", FROM_MINUS_ONE,
-        "The size of a partition from which its oldest segments are deleted; -1: no limit."),
-    key("retention.ms", ConfigType::Long, "604800000", "log.retention.ms", FROM_MINUS_ONE,
-        "Milliseconds after which segments are deleted; -1: never."),
-    key("segment.bytes", ConfigType::Int, "1073741824", "log.segment.bytes", Allowed::Integers { min: 14, max: i32::MAX as i64 },
-        "The size at which a segment is closed and a new one begun."),
-    key("segment.index.bytes", ConfigType::Int, "10485760", "log.index.size.max.bytes", Allowed::Integers { min: 4, max: i32::MAX as i64 },
-        "Accepted; indexes are as large as they need to be."),
-    key("segment.jitter.ms", ConfigType::Long, "0", "log.roll.jitter.ms", ANY_LONG, "Accepted; segments are rolled one after another anyway."),
-    key("segment.ms", ConfigType::Long, "604800000", "log.roll.ms", Allowed::Integers { min: 1, max: i64::MAX },
-        "Milliseconds after which a segment is closed even if it is not full."),
-    key("tidegate.durability", ConfigType::String, "fsync", "durability", Allowed::OneOf(&["fsync", "os"]),
-        "`fsync`: acknowledged means on the disk. `os`: acknowledged means written, as Apache Kafka has it."),
-    key("tidegate.partitioner", ConfigType::String, "", "", Allowed::Text, "The deployed plugin that chooses the partition of each record."),
-    key("tidegate.partitioner.config", ConfigType::String, "", "", Allowed::Text, "The configuration of that plugin, as it asks for it."),
-    key("tidegate.router", ConfigType::String, "", "", Allowed::Text, "The deployed plugin that routes records to topics."),
-    key("tidegate.router.config", ConfigType::String, "", "", Allowed::Text, "The configuration of that plugin, as it asks for it."),
-    key("tidegate.router.store", ConfigType::Boolean, "false", "", Allowed::Boolean,
-        "Whether a routed topic also keeps the records that were sent to it."),
-    key("unclean.leader.election.enable", ConfigType::Boolean, "false", "unclean.leader.election.enable", Allowed::Boolean,
-        "Accepted; there is one replica, so no election."),
+        "Whose clock stamps the records: the producer's or the broker's.",
+    ),
+    key(
+        "min.cleanable.dirty.ratio",
+        ConfigType::Double,
+        "0.5",
+        "log.cleaner.min.cleanable.ratio",
+        Allowed::Fraction,
+        "The share of a log that must be uncompacted before compaction begins.",
+    ),
+    key(
+        "min.compaction.lag.ms",
+        ConfigType::Long,
+        "0",
+        "log.cleaner.min.compaction.lag.ms",
+        ANY_LONG,
+        "Milliseconds for which a record stays uncompacted.",
+    ),
+    key(
+        "min.insync.replicas",
+        ConfigType::Int,
+        "1",
+        "min.insync.replicas",
+        Allowed::Integers { min: 1, max: i32::MAX as i64 },
+        "Replicas that must be in sync before acks=all is accepted.",
+    ),
+    key(
+        "preallocate",
+        ConfigType::Boolean,
+        "false",
+        "log.preallocate",
+        Allowed::Boolean,
+        "Accepted; segments are pre-written where it pays.",
+    ),
+    key(
+        "remote.storage.enable",
+        ConfigType::Boolean,
+        "false",
+        "",
+        Allowed::OneOf(&["false"]),
+        "Tiered storage through a Kafka plugin does not exist here; only `false`.",
+    ),
+    key(
+        "retention.bytes",
+        ConfigType::Long,
+        "-1",
+        "log.retention.bytes",
+        FROM_MINUS_ONE,
+        "The size of a partition from which its oldest segments are deleted; -1: no limit.",
+    ),
+    key(
+        "retention.ms",
+        ConfigType::Long,
+        "604800000",
+        "log.retention.ms",
+        FROM_MINUS_ONE,
+        "Milliseconds after which segments are deleted; -1: never.",
+    ),
+    key(
+        "segment.bytes",
+        ConfigType::Int,
+        "1073741824",
+        "log.segment.bytes",
+        Allowed::Integers { min: 14, max: i32::MAX as i64 },
+        "The size at which a segment is closed and a new one begun.",
+    ),
+    key(
+        "segment.index.bytes",
+        ConfigType::Int,
+        "10485760",
+        "log.index.size.max.bytes",
+        Allowed::Integers { min: 4, max: i32::MAX as i64 },
+        "Accepted; indexes are as large as they need to be.",
+    ),
+    key(
+        "segment.jitter.ms",
+        ConfigType::Long,
+        "0",
+        "log.roll.jitter.ms",
+        ANY_LONG,
+        "Accepted; segments are rolled one after another anyway.",
+    ),
+    key(
+        "segment.ms",
+        ConfigType::Long,
+        "604800000",
+        "log.roll.ms",
+        Allowed::Integers { min: 1, max: i64::MAX },
+        "Milliseconds after which a segment is closed even if it is not full.",
+    ),
+    key(
+        "tidegate.durability",
+        ConfigType::String,
+        "fsync",
+        "durability",
+        Allowed::OneOf(&["fsync", "os"]),
+        "`fsync`: acknowledged means on the disk. `os`: acknowledged means written, as Apache Kafka has it.",
+    ),
+    key(
+        "tidegate.partitioner",
+        ConfigType::String,
+        "",
+        "",
+        Allowed::Text,
+        "The deployed plugin that chooses the partition of each record.",
+    ),
+    key(
+        "tidegate.partitioner.config",
+        ConfigType::String,
+        "",
+        "",
+        Allowed::Text,
+        "The configuration of that plugin, as it asks for it.",
+    ),
+    key(
+        "tidegate.router",
+        ConfigType::String,
+        "",
+        "",
+        Allowed::Text,
+        "The deployed plugin that routes records to topics.",
+    ),
+    key(
+        "tidegate.router.config",
+        ConfigType::String,
+        "",
+        "",
+        Allowed::Text,
+        "The configuration of that plugin, as it asks for it.",
+    ),
+    key(
+        "tidegate.router.store",
+        ConfigType::Boolean,
+        "false",
+        "",
+        Allowed::Boolean,
+        "Whether a routed topic also keeps the records that were sent to it.",
+    ),
+    key(
+        "unclean.leader.election.enable",
+        ConfigType::Boolean,
+        "false",
+        "unclean.leader.election.enable",
+        Allowed::Boolean,
+        "Accepted; there is one replica, so no election.",
+    ),
 ];
 
 /// Why a configuration is refused; the texts are Kafka's where it has one.
@@ -152,9 +371,8 @@ impl TopicKey {
     /// # Errors
     /// [`ConfigError::Invalid`], with what may.
     pub fn check(&self, value: &str) -> Result<(), ConfigError> {
-        let invalid = |reason: String| {
-            Err(ConfigError::Invalid { name: self.name.to_owned(), value: value.to_owned(), reason })
-        };
+        let invalid =
+            |reason: String| Err(ConfigError::Invalid { name: self.name.to_owned(), value: value.to_owned(), reason });
         match self.allowed {
             Allowed::Text => Ok(()),
             Allowed::Boolean => match value.to_ascii_lowercase().as_str() {
@@ -247,10 +465,10 @@ impl TopicConfig {
             topic_key(name).ok_or_else(|| ConfigError::Unknown { name: name.clone() })?.check(value)?;
         }
         let text = |name: &str| -> &str {
-            overrides.get(name).or_else(|| defaults.get(name)).map_or_else(
-                || topic_key(name).expect("only known keys are asked for").default,
-                String::as_str,
-            )
+            overrides
+                .get(name)
+                .or_else(|| defaults.get(name))
+                .map_or_else(|| topic_key(name).expect("only known keys are asked for").default, String::as_str)
         };
         let invalid = |name: &str| ConfigError::Invalid {
             name: name.to_owned(),
@@ -326,6 +544,16 @@ impl TopicConfig {
         self.log_append_time
     }
 
+    /// The level for [`TopicConfig::compression`]; `None`: the codec's default.
+    #[must_use]
+    pub fn compression_level(&self) -> Option<i32> {
+        match self.compression {
+            Some(Compression::Gzip) => Some(self.compression_gzip_level),
+            Some(Compression::Zstd) => Some(self.compression_zstd_level),
+            _ => None,
+        }
+    }
+
     /// What was set on the topic itself, by key.
     #[must_use]
     pub fn overrides(&self) -> &BTreeMap<String, String> {
@@ -365,15 +593,28 @@ mod tests {
         check("retention.ms", "-2", "Invalid value -2 for configuration retention.ms: Value must be at least -1");
         check("retention.ms", "x", "Invalid value x for configuration retention.ms: Not a number of type LONG");
         check("segment.bytes", "1", "Invalid value 1 for configuration segment.bytes: Value must be at least 14");
-        check("cleanup.policy", "shred", "Invalid value shred for configuration cleanup.policy: String must be one of: delete, compact");
-        check("cleanup.policy", "", "Invalid value  for configuration cleanup.policy: String must be one of: delete, compact");
-        check("min.cleanable.dirty.ratio", "2", "Invalid value 2 for configuration min.cleanable.dirty.ratio: Value must be between 0 and 1");
+        check(
+            "cleanup.policy",
+            "shred",
+            "Invalid value shred for configuration cleanup.policy: String must be one of: delete, compact",
+        );
+        check(
+            "cleanup.policy",
+            "",
+            "Invalid value  for configuration cleanup.policy: String must be one of: delete, compact",
+        );
+        check(
+            "min.cleanable.dirty.ratio",
+            "2",
+            "Invalid value 2 for configuration min.cleanable.dirty.ratio: Value must be between 0 and 1",
+        );
     }
 
     #[test]
     fn values_are_resolved_over_the_brokers_defaults() {
         let defaults = BrokerDefaults::from([("retention.ms".into(), "5".into()), ("segment.ms".into(), "7".into())]);
-        let overrides = BTreeMap::from([("retention.ms".into(), "9".into()), ("cleanup.policy".into(), "compact, delete".into())]);
+        let overrides =
+            BTreeMap::from([("retention.ms".into(), "9".into()), ("cleanup.policy".into(), "compact, delete".into())]);
         let config = TopicConfig::resolve(&overrides, &defaults).unwrap();
         assert_eq!((config.retention_ms, config.segment_ms), (9, 7));
         assert_eq!(config.cleanup_policy, CleanupPolicy { delete: true, compact: true });

@@ -49,6 +49,8 @@ pub enum GroupError {
     UnreleasedInstanceId,
     #[error("the assignor is not supported")]
     UnsupportedAssignor,
+    #[error("a newer version of the request is needed for a group of the consumer protocol")]
+    UnsupportedVersion,
     #[error("the regular expression is not valid")]
     InvalidRegularExpression,
     #[error("the request is not valid")]

@@ -375,7 +375,8 @@ pub struct DescribedTopic {
 impl GroupRequest {
     /// The refusal of this whole request. A heartbeat to a coordinator that loads is answered as if all were well, so that
     /// members do not rejoin; OffsetFetch and DescribeGroups carry the error per group.
-    pub(super) fn refused(&self, error: GroupError) -> GroupAnswer {
+    #[must_use]
+    pub fn refused(&self, error: GroupError) -> GroupAnswer {
         match self {
             Self::Join(join) => GroupAnswer::Join(JoinAnswer::refused(join.member_id.clone(), error)),
             Self::Sync(_) => GroupAnswer::Sync(SyncAnswer::refused(error)),
@@ -439,6 +440,20 @@ impl GroupRequest {
 }
 
 impl GroupAnswer {
+    /// Adds the groups of another shard's answer to the same request. The first error of a listing stays.
+    pub fn merge(&mut self, other: Self) {
+        match (self, other) {
+            (Self::OffsetFetch(groups), Self::OffsetFetch(more)) => groups.extend(more),
+            (Self::List(Ok(groups)), Self::List(Ok(more))) => groups.extend(more),
+            (Self::List(listing @ Ok(_)), Self::List(Err(error))) => *listing = Err(error),
+            (Self::List(Err(_)), Self::List(_)) => {}
+            (Self::Describe(groups), Self::Describe(more)) => groups.extend(more),
+            (Self::Delete(groups), Self::Delete(more)) => groups.extend(more),
+            (Self::ConsumerDescribe(groups), Self::ConsumerDescribe(more)) => groups.extend(more),
+            (mine, other) => unreachable!("only answers about several groups are merged, not {mine:?} and {other:?}"),
+        }
+    }
+
     /// The same answer, had its records not become durable.
     pub(super) fn failed(self, error: GroupError) -> Self {
         match self {
@@ -486,7 +501,8 @@ impl OffsetCommit {
 }
 
 impl FetchedGroup {
-    pub(super) fn refused(group_id: Text, error: GroupError) -> Self {
+    #[must_use]
+    pub fn refused(group_id: Text, error: GroupError) -> Self {
         Self { group_id, error: Some(error), topics: Vec::new() }
     }
 }

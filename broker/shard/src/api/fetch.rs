@@ -1,0 +1,195 @@
+//! Fetch (key 1): records from an offset on, now or when there are some. Sources: KIP-227 (sessions), KIP-320 (epochs), KIP-516 (ids).
+//!
+//! `begin` finds the partitions and asks their owners; the first owner that has enough ends the wait of the others; `finish` puts
+//! the parts together in the order in which the client asked, within its `max_bytes`.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::{ResponseError, messages::FetchRequest};
+use tidegate_records::{
+    ids::{LeaderEpoch, Offset, PartitionIndex, ShardId, TopicId, TopicPartition},
+    time::Now,
+};
+
+use super::{
+    Work as AnyWork, code,
+    fetch_response::{self, PartitionAnswer, TopicAnswer},
+};
+use crate::{
+    message::{Ask, FetchAsk, FetchItem, Fetched, FetchedItem},
+    request::Request,
+    shard::{Effects, Shard},
+};
+
+pub(crate) struct Work {
+    topics: Vec<TopicAnswer>,
+    /// Topic and partition in `topics` for each index of an item.
+    places: Vec<(usize, usize)>,
+    max_bytes: usize,
+    read_committed: bool,
+    awaiting: Vec<ShardId>,
+    cancelled: bool,
+}
+
+pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: FetchRequest, effects: &mut Effects) {
+    if body.replica_id.0 >= 0 || body.replica_state.replica_id.0 >= 0 {
+        // A follower of another cluster member: there is none that this broker knows.
+        return respond(shard, now, &request, code(ResponseError::NotLeaderOrFollower), &[], effects);
+    }
+    let max_bytes = usize::try_from(body.max_bytes).unwrap_or(0).min(shard.settings.fetch_bytes_max);
+    let mut work = Work {
+        topics: Vec::new(),
+        places: Vec::new(),
+        max_bytes,
+        read_committed: body.isolation_level == 1,
+        awaiting: Vec::new(),
+        cancelled: false,
+    };
+    let mut asks: Vec<Vec<FetchItem>> = (0..shard.identity.shards).map(|_| Vec::new()).collect();
+    let mut immediate = false;
+    for topic in &body.topics {
+        let by_id = request.version >= 13;
+        let image = if by_id {
+            shard.image.topic_by_id(TopicId(*topic.topic_id.as_bytes())).cloned()
+        } else {
+            shard.image.topic(&topic.topic.0).cloned()
+        };
+        let mut answer = TopicAnswer {
+            name: topic.topic.0.to_string(),
+            id: *topic.topic_id.as_bytes(),
+            partitions: Vec::with_capacity(topic.partitions.len()),
+        };
+        for asked in &topic.partitions {
+            let found = image.as_ref().filter(|image| image.has_partition(PartitionIndex(asked.partition)));
+            let Some(image) = found else {
+                let unknown = if by_id && image.is_none() {
+                    ResponseError::UnknownTopicId
+                } else {
+                    ResponseError::UnknownTopicOrPartition
+                };
+                answer.partitions.push(PartitionAnswer::error(asked.partition, code(unknown)));
+                immediate = true;
+                continue;
+            };
+            let partition = TopicPartition::new(image.id, PartitionIndex(asked.partition));
+            let index = work.places.len() as u32;
+            work.places.push((work.topics.len(), answer.partitions.len()));
+            // Kept only if no owner answers for it before the response leaves.
+            answer.partitions.push(PartitionAnswer::error(asked.partition, 0));
+            asks[usize::from(shard.owner(partition).0)].push(FetchItem {
+                index,
+                partition,
+                fetch_offset: Offset(asked.fetch_offset),
+                max_bytes: usize::try_from(asked.partition_max_bytes).unwrap_or(0),
+                current_leader_epoch: LeaderEpoch(asked.current_leader_epoch),
+                last_fetched_epoch: LeaderEpoch(asked.last_fetched_epoch),
+            });
+        }
+        work.topics.push(answer);
+    }
+    work.awaiting = (0..shard.identity.shards).map(ShardId).filter(|id| !asks[usize::from(id.0)].is_empty()).collect();
+    if work.awaiting.is_empty() {
+        return respond(shard, now, &request, 0, &work.topics, effects);
+    }
+    let wait = if immediate { 0 } else { u64::try_from(body.max_wait_ms).unwrap_or(0) };
+    let deadline = now.instant + Duration::from_millis(wait);
+    let id = request.id;
+    let owners = work.awaiting.clone();
+    let read_committed = work.read_committed;
+    shard.park(request, AnyWork::Fetch(work));
+    for owner in owners {
+        let ask = FetchAsk {
+            items: std::mem::take(&mut asks[usize::from(owner.0)]),
+            max_bytes,
+            min_bytes: usize::try_from(body.min_bytes).unwrap_or(0),
+            deadline,
+            read_committed,
+        };
+        shard.ask(now, owner, id, Ask::Fetch(ask), effects);
+    }
+}
+
+pub(super) fn finish(
+    shard: &mut Shard,
+    now: Now,
+    request: &Request,
+    mut work: Work,
+    (from, items): (ShardId, Vec<FetchedItem>),
+    effects: &mut Effects,
+) -> Option<AnyWork> {
+    work.awaiting.retain(|waiting| *waiting != from);
+    for item in items {
+        let (topic, partition) = work.places[item.index as usize];
+        let answer = &mut work.topics[topic].partitions[partition];
+        *answer = match item.result {
+            Ok(fetched) => answered(answer.index, fetched, work.read_committed),
+            Err(error) => PartitionAnswer::error(answer.index, error.code()),
+        };
+    }
+    if !work.awaiting.is_empty() {
+        // One owner has enough (or its time is up): the others answer with what they have now.
+        if !std::mem::replace(&mut work.cancelled, true) {
+            for owner in &work.awaiting {
+                // Queued, because the work is not parked again before this returns.
+                effects.ask_later(*owner, request.id, Ask::CancelFetch);
+            }
+        }
+        return Some(AnyWork::Fetch(work));
+    }
+    limit(&mut work);
+    respond(shard, now, request, 0, &work.topics, effects);
+    None
+}
+
+fn answered(index: i32, fetched: Fetched, read_committed: bool) -> PartitionAnswer {
+    PartitionAnswer {
+        index,
+        error_code: 0,
+        high_watermark: fetched.high_watermark,
+        last_stable_offset: fetched.last_stable_offset,
+        log_start_offset: fetched.log_start_offset,
+        diverging: fetched.diverging,
+        read_committed,
+        records: fetched.records,
+    }
+}
+
+/// Several owners may each have found `max_bytes`: what is over is left for the next fetch, but never the first batch.
+fn limit(work: &mut Work) {
+    let mut room = work.max_bytes;
+    let mut first = true;
+    for answer in work.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+        let bytes = answer.records.iter().map(Bytes::len).sum::<usize>();
+        if bytes == 0 {
+            continue;
+        }
+        if bytes > room && !first {
+            answer.records.clear();
+            continue;
+        }
+        first = false;
+        room = room.saturating_sub(bytes);
+    }
+}
+
+fn respond(
+    shard: &mut Shard,
+    now: Now,
+    request: &Request,
+    error_code: i16,
+    topics: &[TopicAnswer],
+    effects: &mut Effects,
+) {
+    let mut head = BytesMut::with_capacity(256);
+    match request.begin_frame(&mut head) {
+        Ok(()) => {
+            // No session: the client sends whole requests (session id 0, KIP-227).
+            let chunks = fetch_response::encode(head, request.version, error_code, 0, topics);
+            shard.answer_frame(now, request, chunks, effects);
+        }
+        Err(error) => {
+            effects.push(crate::shard::Effect::Close { connection: request.connection, reason: error.to_string() })
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Produce (key 0): batches to append. Sources: KIP-98 (idempotence), KIP-467 (record errors), KIP-951 (leader hints).
+//!
+//! `begin` checks every batch on the shard that received it, lets plugins route those of routed topics, and sends each owner its
+//! parts in one message; `finish` answers when every part's commit rule holds. The partitions of a request succeed or fail one by one.
+
+use std::time::Duration;
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ProduceRequest, ProduceResponse,
+        produce_response::{BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse},
+    },
+    protocol::StrBytes,
+};
+use tidegate_model::partition::{CommitRule, producers};
+use tidegate_records::{
+    ids::{PartitionIndex, ProducerId, ShardId, TopicPartition},
+    time::Now,
+};
+
+use super::{Work as AnyWork, code};
+use crate::{
+    error::PartitionError,
+    message::{Ask, ProduceAsk, ProduceItem, ProducedItem},
+    request::Request,
+    shard::{Effect, Effects, Shard},
+};
+
+pub(crate) struct Work {
+    topics: Vec<TopicProduceResponse>,
+    places: Vec<Place>,
+    awaiting: usize,
+    acks: i16,
+}
+
+/// One partition of the request, by the index of its items.
+struct Place {
+    topic: usize,
+    partition: usize,
+    /// What the client sent it to; parts that were routed elsewhere do not set its base offset.
+    sent_to: TopicPartition,
+}
+
+pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: ProduceRequest, effects: &mut Effects) {
+    let acks = body.acks;
+    let mut work = Work { topics: Vec::with_capacity(body.topic_data.len()), places: Vec::new(), awaiting: 0, acks };
+    let refusal = refusal_of_request(&body);
+    let mut asks: Vec<Vec<ProduceItem>> = (0..shard.identity.shards).map(|_| Vec::new()).collect();
+    for topic in body.topic_data {
+        let image = shard.image.topic(&topic.name.0).cloned();
+        let mut response = TopicProduceResponse::default().with_name(topic.name);
+        for data in topic.partition_data {
+            let mut answer = PartitionProduceResponse::default()
+                .with_index(data.index)
+                .with_base_offset(-1)
+                .with_log_append_time_ms(-1)
+                .with_log_start_offset(-1);
+            let index = work.places.len() as u32;
+            let checked = match (&refusal, &image) {
+                (Some(refusal), _) => Err(refusal.clone()),
+                (None, Some(image)) if image.has_partition(PartitionIndex(data.index)) => {
+                    let sent_to = TopicPartition::new(image.id, PartitionIndex(data.index));
+                    work.places.push(Place {
+                        topic: work.topics.len(),
+                        partition: response.partition_responses.len(),
+                        sent_to,
+                    });
+                    if image.config.is_log_append_time() {
+                        answer.log_append_time_ms = now.wall.0;
+                    }
+                    shard.check_and_route(now, &request, image, sent_to, data.records, index)
+                }
+                (None, _) => Err(PartitionError::UnknownTopicOrPartition),
+            };
+            match checked {
+                Ok(items) => {
+                    for item in items {
+                        asks[usize::from(shard.owner(item.partition).0)].push(item);
+                    }
+                }
+                Err(error) => set_error(&mut answer, &error),
+            }
+            response.partition_responses.push(answer);
+        }
+        work.topics.push(response);
+    }
+    work.awaiting = asks.iter().filter(|items| !items.is_empty()).count();
+    if work.awaiting == 0 {
+        return respond(shard, now, &request, work, effects);
+    }
+    let timeout = if body.timeout_ms > 0 { body.timeout_ms } else { shard.settings.request_timeout_ms };
+    let deadline = now.instant + Duration::from_millis(timeout as u64);
+    let rule = if acks == 1 || acks == 0 { CommitRule::LeaderDurable } else { CommitRule::AllInSync };
+    let id = request.id;
+    shard.park(request, AnyWork::Produce(work));
+    for (owner, items) in asks.into_iter().enumerate().filter(|(_, items)| !items.is_empty()) {
+        shard.ask(now, ShardId(owner as u16), id, Ask::Produce(ProduceAsk { items, rule, deadline }), effects);
+    }
+}
+
+/// Why the whole request is refused, if it is.
+fn refusal_of_request(body: &ProduceRequest) -> Option<PartitionError> {
+    if !matches!(body.acks, -1..=1) {
+        let message = format!("acks={} is not one of -1 (all), 0 and 1", body.acks);
+        return Some(PartitionError::Other { code: code(ResponseError::InvalidRequiredAcks), message });
+    }
+    if body.transactional_id.is_some() {
+        let message = "transactions are not implemented; produce without transactional.id".to_owned();
+        return Some(PartitionError::Other { code: code(ResponseError::TransactionalIdAuthorizationFailed), message });
+    }
+    None
+}
+
+/// Ids that the broker derives for routed parts are its own.
+pub(crate) fn refuse_derived(producer: ProducerId) -> Result<(), PartitionError> {
+    if producers::is_derived(producer) {
+        let message = format!("producer id {producer} was not given out by this cluster");
+        return Err(PartitionError::Other { code: code(ResponseError::UnknownProducerId), message });
+    }
+    Ok(())
+}
+
+pub(super) fn finish(
+    shard: &mut Shard,
+    now: Now,
+    request: &Request,
+    mut work: Work,
+    items: Vec<ProducedItem>,
+    effects: &mut Effects,
+) -> Option<AnyWork> {
+    for item in items {
+        let place = &work.places[item.index as usize];
+        let answer = &mut work.topics[place.topic].partition_responses[place.partition];
+        match item.result {
+            Ok(produced) if item.partition == place.sent_to && answer.error_code == 0 => {
+                answer.base_offset = produced.base_offset.0;
+                answer.log_start_offset = produced.log_start_offset.0;
+            }
+            Ok(_) => {}
+            Err(error) => set_error(answer, &error),
+        }
+    }
+    work.awaiting -= 1;
+    if work.awaiting > 0 {
+        return Some(AnyWork::Produce(work));
+    }
+    respond(shard, now, request, work, effects);
+    None
+}
+
+fn set_error(answer: &mut PartitionProduceResponse, error: &PartitionError) {
+    if answer.error_code != 0 {
+        // The first error of a partition stays: the others are usually its consequences.
+        return;
+    }
+    answer.error_code = error.code();
+    answer.base_offset = -1;
+    answer.log_append_time_ms = -1;
+    answer.error_message = Some(StrBytes::from_string(error.to_string()));
+    answer.record_errors = error
+        .record_errors()
+        .iter()
+        .map(|(index, message)| {
+            BatchIndexAndErrorMessage::default()
+                .with_batch_index(*index)
+                .with_batch_index_error_message(Some(StrBytes::from_string(message.clone())))
+        })
+        .collect();
+}
+
+fn respond(shard: &mut Shard, now: Now, request: &Request, work: Work, effects: &mut Effects) {
+    if work.acks == 0 {
+        shard.answer_nothing(now, request, effects);
+        let failed =
+            work.topics.iter().flat_map(|topic| &topic.partition_responses).find(|answer| answer.error_code != 0);
+        if let Some(answer) = failed {
+            // A producer that wants no answer can only be told by closing its connection, as Apache Kafka does.
+            let why = answer.error_message.as_ref().map_or("", |message| message.as_str());
+            let reason = format!("a batch of an acks=0 producer was refused: {why}");
+            effects.push(Effect::Close { connection: request.connection, reason });
+        }
+        return;
+    }
+    shard.answer(now, request, &ProduceResponse::default().with_responses(work.topics), effects);
+}

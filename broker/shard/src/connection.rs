@@ -1,0 +1,117 @@
+//! Connections: frames, limits, and the order of answers.
+//!
+//! A client may send many requests before the first is answered; answers leave in the order of the requests. Each request holds a
+//! *slot*; a slot that is filled waits until those before it are. Invariant: the slots of a connection are consecutive numbers.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::shard::{Effect, Effects};
+
+/// A connection, unique for the life of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// Why the bytes of a connection are not a frame. The connection is closed: nothing after it can be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    #[error("a request of {length} bytes: negative")]
+    Negative { length: i32 },
+    #[error("a request of {length} bytes, socket.request.max.bytes allows {limit}")]
+    TooLarge { length: i32, limit: usize },
+}
+
+/// The length of the frame that starts with `prefix`, its four length bytes excluded.
+///
+/// # Errors
+/// [`FrameError`] before anything is allocated for it.
+pub fn frame_length(prefix: [u8; 4], limit: usize) -> Result<usize, FrameError> {
+    let length = i32::from_be_bytes(prefix);
+    match usize::try_from(length) {
+        Err(_) => Err(FrameError::Negative { length }),
+        Ok(bytes) if bytes > limit => Err(FrameError::TooLarge { length, limit }),
+        Ok(bytes) => Ok(bytes),
+    }
+}
+
+/// The place of a request in the order of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Slot(u64);
+
+enum SlotState {
+    Waiting {
+        bytes: usize,
+    },
+    Answered(Vec<Bytes>),
+    /// `acks=0`: nothing is sent.
+    Silent,
+}
+
+struct Connection {
+    client_host: String,
+    first: u64,
+    slots: VecDeque<SlotState>,
+    waiting_bytes: usize,
+}
+
+/// The connections of a shard.
+#[derive(Default)]
+pub(crate) struct Connections {
+    open: BTreeMap<ConnectionId, Connection>,
+}
+
+impl Connections {
+    pub(crate) fn opened(&mut self, id: ConnectionId, client_host: String) {
+        self.open.insert(id, Connection { client_host, first: 0, slots: VecDeque::new(), waiting_bytes: 0 });
+    }
+
+    pub(crate) fn closed(&mut self, id: ConnectionId) {
+        self.open.remove(&id);
+    }
+
+    pub(crate) fn client_host(&self, id: ConnectionId) -> &str {
+        self.open.get(&id).map_or("", |connection| &connection.client_host)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Takes the next slot; `None` if the connection is gone.
+    pub(crate) fn take_slot(&mut self, id: ConnectionId, request_bytes: usize) -> Option<Slot> {
+        let connection = self.open.get_mut(&id)?;
+        let slot = Slot(connection.first + connection.slots.len() as u64);
+        connection.slots.push_back(SlotState::Waiting { bytes: request_bytes });
+        connection.waiting_bytes += request_bytes;
+        Some(slot)
+    }
+
+    /// Requests that are not answered yet, and their bytes: what the shell bounds before it reads more.
+    pub(crate) fn backlog(&self, id: ConnectionId) -> (usize, usize) {
+        self.open.get(&id).map_or((0, 0), |connection| (connection.slots.len(), connection.waiting_bytes))
+    }
+
+    /// Fills a slot (`None`: nothing is sent for it) and sends what is now in order.
+    pub(crate) fn answer(&mut self, id: ConnectionId, slot: Slot, frame: Option<Vec<Bytes>>, effects: &mut Effects) {
+        let Some(connection) = self.open.get_mut(&id) else { return };
+        let Some(index) = slot.0.checked_sub(connection.first) else { return };
+        let Some(state) = connection.slots.get_mut(index as usize) else { return };
+        let SlotState::Waiting { bytes } = *state else { panic!("a request is answered once") };
+        connection.waiting_bytes -= bytes;
+        *state = frame.map_or(SlotState::Silent, SlotState::Answered);
+        let mut chunks = Vec::new();
+        while let Some(front) = connection.slots.front() {
+            if matches!(front, SlotState::Waiting { .. }) {
+                break;
+            }
+            if let Some(SlotState::Answered(frame)) = connection.slots.pop_front() {
+                chunks.extend(frame);
+            }
+            connection.first += 1;
+        }
+        if !chunks.is_empty() {
+            effects.push(Effect::Send { connection: id, chunks });
+        }
+    }
+}
