@@ -155,8 +155,7 @@ pub enum ShapeFault {
 pub fn check(api: ApiKey, version: i16, body: &[u8]) -> Result<usize, ShapeError> {
     let error = |field, fault| ShapeError { api, version, field, fault };
     let Some(shape) = requests::shape(api) else { return Err(error(FieldPath::default(), ShapeFault::NoShape)) };
-    let mut walk =
-        Walk { rest: body, version, flexible: version >= shape.flexible_since, elements_left: ELEMENTS_MAX };
+    let mut walk = Walk { rest: body, version, flexible: version >= shape.flexible_since, elements_left: ELEMENTS_MAX };
     match walk.fields(shape.fields) {
         Ok(()) => Ok(body.len() - walk.rest.len()),
         Err((path, fault)) => Err(error(path, fault)),
@@ -277,8 +276,9 @@ impl Walk<'_> {
     }
 
     fn fields(&mut self, fields: &'static [Field]) -> Walked {
-        for field in fields.iter().filter(|field| field.tag.is_none() && field.is_in(self.version)) {
-            self.value(field.kind, self.version >= field.nullable_since).map_err(|(mut path, fault)| {
+        let version = self.version;
+        for field in fields.iter().filter(|field| field.tag.is_none() && field.is_in(version)) {
+            self.value(field.kind, version >= field.nullable_since).map_err(|(mut path, fault)| {
                 path.0.push(field.name);
                 (path, fault)
             })?;
@@ -291,9 +291,10 @@ impl Walk<'_> {
         for _ in 0..count {
             let tag = self.varint().map_err(at_no_field)?;
             let size = self.varint().map_err(at_no_field)? as usize;
-            let (value, rest) = self.rest.split_at_checked(size).ok_or_else(|| {
-                at_no_field(ShapeFault::Length { length: size as i64, left: self.rest.len() })
-            })?;
+            let (value, rest) = self
+                .rest
+                .split_at_checked(size)
+                .ok_or_else(|| at_no_field(ShapeFault::Length { length: size as i64, left: self.rest.len() }))?;
             let known = fields.iter().find(|field| field.tag == Some(tag) && field.is_in(self.version));
             let Some(field) = known else {
                 // The codec keeps it.

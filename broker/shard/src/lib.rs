@@ -8,6 +8,7 @@
 pub mod api;
 mod connection;
 pub mod error;
+pub mod frame_shape;
 mod groups;
 pub mod message;
 pub mod ownership;

@@ -12,6 +12,7 @@ use tidegate_records::time::Now;
 
 use crate::{
     connection::ConnectionId,
+    frame_shape,
     message::Reply,
     request::Request,
     shard::{Effect, Effects, Observation, Shard},
@@ -138,6 +139,10 @@ pub(crate) fn frame(shard: &mut Shard, now: Now, connection: ConnectionId, frame
     let header_version = api.request_header_version(version.min(range.max));
     let bytes = frame.len();
     let mut body = frame;
+    // The codec believes every count: nothing is given to it before the whole request was walked.
+    if let Err(fault) = frame_shape::check_header(header_version, &body) {
+        return close(effects, format!("the header of {api:?} v{version} cannot be read: {fault}"));
+    }
     let header = match RequestHeader::decode(&mut body, header_version) {
         Ok(header) => header,
         Err(error) => return close(effects, format!("the header of {api:?} v{version} cannot be read: {error}")),
@@ -155,6 +160,9 @@ pub(crate) fn frame(shard: &mut Shard, now: Now, connection: ConnectionId, frame
     };
     if !known {
         return api_versions::unknown_version(shard, now, request, effects);
+    }
+    if let Err(error) = frame_shape::check(api, version, &body) {
+        return close(effects, format!("the body of {error}"));
     }
     match RequestKind::decode(api, &mut body, version) {
         Ok(kind) => begin(shard, now, request, kind, effects),

@@ -124,18 +124,25 @@ impl Writer {
     }
 }
 
-/// Every API and version that is told to clients or that the table knows.
+/// Every API of the table in every version that the codec has.
 fn every_version() -> impl Iterator<Item = (ApiKey, i16, Shape)> {
     ApiKey::iter().filter_map(|api| requests::shape(api).map(|shape| (api, shape))).flat_map(|(api, shape)| {
         let range = api.valid_versions();
-        (range.min..=range.max).map(move |version| (api, version, shape))
+        // The newest version of these is in the codec's table of ranges, and refused by its decoder.
+        let undecodable = matches!(api, ApiKey::OffsetCommit | ApiKey::OffsetFetch | ApiKey::InitProducerId);
+        let max = if undecodable { range.max - 1 } else { range.max };
+        (range.min..=max).map(move |version| (api, version, shape))
     })
 }
 
 #[test]
-fn every_api_that_is_told_has_a_shape() {
+fn every_version_that_is_told_has_a_shape() {
     for versions in VERSIONS {
-        assert!(requests::shape(versions.api).is_some(), "{:?}", versions.api);
+        for version in versions.min..=versions.max {
+            let mut all = every_version();
+            let known = all.any(|(api, walked, _)| api == versions.api && walked == version);
+            assert!(known, "{:?} v{version}", versions.api);
+        }
     }
 }
 
@@ -174,7 +181,8 @@ fn what_clients_encode_is_accepted_whole() {
         .with_cluster_id(Some(StrBytes::from_static_str("cluster")))
         .with_replica_state(ReplicaState::default().with_replica_id(BrokerId(3)).with_replica_epoch(4))
         .with_topics(vec![
-            FetchTopic::default().with_partitions(vec![FetchPartition::default().with_high_watermark(9); 3]);
+            FetchTopic::default()
+                .with_partitions(vec![FetchPartition::default().with_high_watermark(9); 3]);
             2
         ]);
     for version in 15..=18 {
@@ -189,9 +197,13 @@ fn what_clients_encode_is_accepted_whole() {
     let produce = ProduceRequest::default()
         .with_transactional_id(Some(TransactionalId(StrBytes::from_static_str("t"))))
         .with_topic_data(vec![
-            TopicProduceData::default().with_name(TopicName(StrBytes::from_static_str("orders"))).with_partition_data(
-                vec![PartitionProduceData::default().with_records(Some(Bytes::from_static(&[1; 300]))); 3]
-            );
+            TopicProduceData::default()
+                .with_name(TopicName(StrBytes::from_static_str("orders")))
+                .with_partition_data(vec![
+                    PartitionProduceData::default()
+                        .with_records(Some(Bytes::from_static(&[1; 300])));
+                    3
+                ]);
             2
         ]);
     for version in 3..=11 {
@@ -203,37 +215,42 @@ fn what_clients_encode_is_accepted_whole() {
 
 #[test]
 fn hostile_counts_are_refused_before_anything_is_reserved() {
-    let check = |api, version, body: &[u8], expected: &str| {
-        assert_eq!(super::check(api, version, body).unwrap_err().to_string(), expected);
+    let refused = |api, version, body: &[u8], expected: &str| {
+        assert_eq!(check(api, version, body).unwrap_err().to_string(), expected);
     };
-    check(
+    refused(
         ApiKey::Metadata,
         1,
         &[0x7f, 0xff, 0xff, 0xff, 0, 0],
         "Metadata v1: topics: 2147483647 elements do not fit into the 2 bytes that are left",
     );
-    check(ApiKey::Metadata, 1, &[0xff, 0xff, 0xff, 0xfe], "Metadata v1: topics: -2 elements do not fit into the 0 bytes that are left");
-    check(ApiKey::Metadata, 0, &[0xff, 0xff, 0xff, 0xff], "Metadata v0: topics: it may not be null");
-    check(
+    refused(
+        ApiKey::Metadata,
+        1,
+        &[0xff, 0xff, 0xff, 0xfe],
+        "Metadata v1: topics: -2 elements do not fit into the 0 bytes that are left",
+    );
+    refused(ApiKey::Metadata, 0, &[0xff, 0xff, 0xff, 0xff], "Metadata v0: topics: it may not be null");
+    refused(
         ApiKey::Metadata,
         9,
         &[0xff, 0xff, 0xff, 0xff, 0x0f, 0],
         "Metadata v9: topics: 4294967294 elements do not fit into the 1 bytes that are left",
     );
-    check(
+    refused(
         ApiKey::CreateTopics,
         5,
         // One topic "a" of 1 partition and 1 replica, whose assignments are said to be very many.
         &[2, 2, b'a', 0, 0, 0, 1, 0, 1, 0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0],
         "CreateTopics v5: topics.assignments: 4294967294 elements do not fit into the 2 bytes that are left",
     );
-    check(
+    refused(
         ApiKey::Heartbeat,
         0,
         &[0x7f, 0xff, b'a'],
         "Heartbeat v0: group_id: a length of 32767 does not fit into the 1 bytes that are left",
     );
-    check(ApiKey::Vote, 0, &[], "Vote v0: the request: there is no table of this request's fields");
+    refused(ApiKey::Vote, 0, &[], "Vote v0: the request: there is no table of this request's fields");
 }
 
 #[test]
