@@ -102,6 +102,11 @@ impl Attributes {
     pub fn with_delete_horizon(self) -> Self {
         Self(self.0 | Self::DELETE_HORIZON)
     }
+
+    #[must_use]
+    pub fn without_delete_horizon(self) -> Self {
+        Self(self.0 & !Self::DELETE_HORIZON)
+    }
 }
 
 /// Why bytes are not a batch header.

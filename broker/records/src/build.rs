@@ -188,7 +188,7 @@ fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
 }
 
 /// Appends a record: length, attributes, deltas, then the encoded key, value and headers.
-pub(crate) fn put_record(out: &mut Vec<u8>, timestamp_delta: i64, offset_delta: i32, payload: &[u8]) {
+pub fn put_record(out: &mut Vec<u8>, timestamp_delta: i64, offset_delta: i32, payload: &[u8]) {
     let offset_delta = i64::from(offset_delta);
     let length = 1 + varlong_bytes(timestamp_delta) + varlong_bytes(offset_delta) + payload.len();
     put_varlong(out, length as i64);
