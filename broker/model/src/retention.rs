@@ -42,8 +42,11 @@ pub fn decide(
     segments: &[Segment],
 ) -> Verdict {
     // What must be compacted by some time must leave the active segment by then (KIP-354).
-    let open_ms_max =
-        if config.cleanup_policy.compact { config.segment_ms.min(config.max_compaction_lag_ms) } else { config.segment_ms };
+    let open_ms_max = if config.cleanup_policy.compact {
+        config.segment_ms.min(config.max_compaction_lag_ms)
+    } else {
+        config.segment_ms
+    };
     let active_expired = |segment: &Segment| {
         !segment.sealed
             && segment.first_append_time.0 >= 0

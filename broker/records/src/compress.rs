@@ -42,7 +42,8 @@ pub fn decompress(codec: Compression, bytes: &Bytes, limit: usize) -> Result<Byt
         Compression::Gzip => read_all(codec, flate2::read::MultiGzDecoder::new(bytes.as_ref()), limit),
         Compression::Lz4 => read_all(codec, lz4_flex::frame::FrameDecoder::new(bytes.as_ref()), limit),
         Compression::Zstd => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(bytes.as_ref()).map_err(|error| damaged(codec, error))?;
+            let decoder =
+                zstd::stream::read::Decoder::with_buffer(bytes.as_ref()).map_err(|error| damaged(codec, error))?;
             read_all(codec, decoder, limit)
         }
         Compression::Snappy => unsnap(bytes, limit),
@@ -71,8 +72,7 @@ fn unsnap(bytes: &[u8], limit: usize) -> Result<Bytes, CompressionError> {
                 .split_first_chunk::<4>()
                 .ok_or_else(|| damaged(Compression::Snappy, "a block's length is cut off"))?;
             let length = u32::from_be_bytes(*length) as usize;
-            let block =
-                after.get(..length).ok_or_else(|| damaged(Compression::Snappy, "a block is cut off"))?;
+            let block = after.get(..length).ok_or_else(|| damaged(Compression::Snappy, "a block is cut off"))?;
             unsnap_block(block, &mut out, limit)?;
             rest = &after[length..];
         }
@@ -170,7 +170,11 @@ mod tests {
         let zeros = vec![0; 20 << 20];
         for codec in &CODECS[1..] {
             let bomb = Bytes::from(compress(*codec, &zeros, None).unwrap());
-            assert_eq!(decompress(*codec, &bomb, 1 << 20), Err(CompressionError::TooLarge { limit: 1 << 20 }), "{codec:?}");
+            assert_eq!(
+                decompress(*codec, &bomb, 1 << 20),
+                Err(CompressionError::TooLarge { limit: 1 << 20 }),
+                "{codec:?}"
+            );
         }
     }
 

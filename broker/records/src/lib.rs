@@ -5,8 +5,10 @@
 
 pub mod batch;
 pub mod build;
+pub mod columns;
 pub mod compress;
 pub mod ids;
 pub mod record;
+pub mod split;
 pub mod time;
 pub mod validate;

@@ -173,8 +173,7 @@ fn record(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), RecordFault> {
     if !at.is_empty() {
         return Err(RecordFault::Trailing);
     }
-    let record =
-        Record { bytes: whole, payload, timestamp_delta, offset_delta, key, value, headers, headers_count };
+    let record = Record { bytes: whole, payload, timestamp_delta, offset_delta, key, value, headers, headers_count };
     Ok((record, rest))
 }
 

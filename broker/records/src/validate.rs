@@ -71,7 +71,9 @@ pub enum ValidateError {
     #[error(transparent)]
     Header(#[from] HeaderError),
     /// `INVALID_RECORD`.
-    #[error("produce requests may hold exactly one record batch for each partition, this one has {extra} bytes after the first")]
+    #[error(
+        "produce requests may hold exactly one record batch for each partition, this one has {extra} bytes after the first"
+    )]
     SeveralBatches { extra: usize },
     /// `MESSAGE_TOO_LARGE`.
     #[error("the record batch is {bytes} bytes, max.message.bytes of the topic allows {limit}")]
@@ -86,13 +88,17 @@ pub enum ValidateError {
     #[error(transparent)]
     Compression(#[from] CompressionError),
     /// `INVALID_RECORD`.
-    #[error("the batch says that it has {said} records and its last offset delta is {last_offset_delta}; both must fit what is in it")]
+    #[error(
+        "the batch says that it has {said} records and its last offset delta is {last_offset_delta}; both must fit what is in it"
+    )]
     Count { said: i32, last_offset_delta: i32 },
     /// `INVALID_RECORD`.
     #[error("clients may not write control records")]
     Control,
     /// `INVALID_RECORD`.
-    #[error("the batch has producer id {producer_id}, epoch {producer_epoch} and base sequence {base_sequence}, which do not go together")]
+    #[error(
+        "the batch has producer id {producer_id}, epoch {producer_epoch} and base sequence {base_sequence}, which do not go together"
+    )]
     Producer { producer_id: i64, producer_epoch: i16, base_sequence: i32 },
     /// `CORRUPT_MESSAGE`.
     #[error(transparent)]
@@ -136,10 +142,7 @@ pub fn validate(bytes: Bytes, rules: &Rules) -> Result<Validated, ValidateError>
     if computed != header.crc {
         return Err(ValidateError::Checksum { stored: header.crc, computed });
     }
-    let codec = header
-        .attributes
-        .compression()
-        .ok_or(ValidateError::Codec { codec: header.attributes.0 & 7 })?;
+    let codec = header.attributes.compression().ok_or(ValidateError::Codec { codec: header.attributes.0 & 7 })?;
     if header.attributes.is_control() {
         return Err(ValidateError::Control);
     }
@@ -162,9 +165,8 @@ pub fn validate(bytes: Bytes, rules: &Rules) -> Result<Validated, ValidateError>
     let body = if wanted == codec {
         bytes.slice(HEADER_BYTES..)
     } else {
-        let packed = compress::compress(wanted, &records, rules.compression_level).map_err(|error| {
-            CompressionError::Damaged { codec: wanted, reason: error.to_string() }
-        })?;
+        let packed = compress::compress(wanted, &records, rules.compression_level)
+            .map_err(|error| CompressionError::Damaged { codec: wanted, reason: error.to_string() })?;
         packed.into()
     };
     let mut out = BytesMut::with_capacity(HEADER_BYTES + body.len());

@@ -3,5 +3,8 @@
 pub mod config;
 pub mod control;
 pub mod data_directory;
+pub mod logging;
 pub mod metrics;
+pub mod plugin_runtime;
+pub mod serve;
 pub mod shell;

@@ -152,10 +152,10 @@ pub struct ShardMetrics {
     /// Time in which the shard's thread worked, and in which it existed.
     pub busy_nanos: Gauge,
     pub alive_nanos: Gauge,
-    /// Durable commit rounds: how many bytes each wrote, and how long it took.
+    /// Commit rounds of the journal: how many bytes each wrote, and how long it took.
     pub commit_bytes: Histogram,
     pub commit_latency: Histogram,
-    /// `fdatasync`s outside of rounds (applied segments, indexes).
+    /// Everything that waits for the device to have bytes: durable writes (rounds are among them) and `fdatasync`s.
     pub sync_latency: Histogram,
     pub disk_read_bytes: Counter,
     pub disk_write_bytes: Counter,

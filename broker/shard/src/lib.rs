@@ -21,6 +21,8 @@ mod waiting;
 pub use connection::{ConnectionId, FrameError, frame_length};
 pub use request::RequestId;
 pub use shard::{
-    AppendBatch, Effect, Effects, Input, Lookup, LookupAnswer, Observation, ReadId, ReadOutcome, RecoveredPartition,
+    AppendBatch, CleaningStep, Effect, Effects, Input, Lookup, LookupAnswer, Observation, ReadId, ReadOutcome, RecoveredPartition,
     Shard, ShardIdentity, ShardSettings, ShownSetting,
 };
+
+pub use tidegate_model::retention::Segment;

@@ -6,12 +6,14 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use tidegate_model::{
     metadata::MetadataImage,
     partition::{Appended, CommitRule, Partition, Producers},
+    retention::{self, Segment},
     topic_config::TopicConfig,
 };
 use tidegate_records::{
@@ -23,7 +25,7 @@ use crate::{
     error::PartitionError,
     message::*,
     ownership,
-    shard::{AppendBatch, Effect, Effects, Lookup, LookupAnswer, ReadId, ReadOutcome, RecoveredPartition},
+    shard::{AppendBatch, CleaningStep, Effect, Effects, Lookup, LookupAnswer, ReadId, ReadOutcome, RecoveredPartition},
     waiting::{Part, PartId, PartWork, ProduceWaiter, Waiting},
 };
 
@@ -39,6 +41,8 @@ pub(crate) struct Replica {
     pub(crate) committed_bytes: u64,
     /// Batches of idempotent producers since the last snapshot.
     unsaved_producer_batches: u32,
+    /// When its segments were last looked at.
+    cleaned: Instant,
     /// Why it is offline, if it is.
     pub(crate) offline: Option<String>,
 }
@@ -92,6 +96,7 @@ impl Replica {
             uncommitted: VecDeque::new(),
             committed_bytes: 0,
             unsaved_producer_batches: 0,
+            cleaned: Instant(0),
             offline,
         }
     }
@@ -229,7 +234,9 @@ impl Owned {
             return Err(PartitionError::Storage(reason.clone()));
         }
         let bytes = item.bytes.len();
-        if bytes > self.append_budget {
+        // What storage adds to a batch counts as well; this is more than it adds.
+        let cost = bytes + 256;
+        if cost > self.append_budget {
             return Err(PartitionError::Storage(
                 "the broker has more unwritten data than its limit allows; the disk is slower than its producers"
                     .into(),
@@ -252,7 +259,7 @@ impl Owned {
                 flush: replica.config.flush_before_acknowledging(),
             };
             effects.push(Effect::Append { partition: item.partition, batch });
-            self.append_budget -= bytes;
+            self.append_budget -= cost;
         }
         Ok(appended)
     }
@@ -656,6 +663,34 @@ impl Owned {
             }
         }
         self.refusal = Some(message);
+    }
+
+    /// Partitions whose turn it is to be cleaned.
+    pub(crate) fn cleaning_due(&mut self, now: Now, interval_ms: u64) -> Vec<TopicPartition> {
+        // Some at a time: looking at thousands at once would hold up everything else.
+        const AT_ONCE: usize = 100;
+        let interval = Duration::from_millis(interval_ms);
+        let due = self.replicas.iter_mut().filter(|(_, replica)| {
+            replica.offline.is_none() && now.instant.since(replica.cleaned) >= interval
+        });
+        due.take(AT_ONCE)
+            .map(|(partition, replica)| {
+                replica.cleaned = now.instant;
+                *partition
+            })
+            .collect()
+    }
+
+    pub(crate) fn plan_cleaning(&self, now: Now, partition: TopicPartition, segments: &[Segment]) -> Vec<CleaningStep> {
+        let Some(replica) = self.replicas.get(&partition) else { return Vec::new() };
+        let (start, high_watermark) = (replica.model.log_start_offset(), replica.model.high_watermark());
+        let verdict = retention::decide(now.wall, &replica.config, start, high_watermark, segments);
+        let mut steps = Vec::new();
+        if verdict.roll {
+            steps.push(CleaningStep::Roll);
+        }
+        steps.extend(verdict.delete_below.map(CleaningStep::DeleteBelow));
+        steps
     }
 
     /// Forgets idle producers of every partition.

@@ -11,6 +11,7 @@ use tidegate_model::{
     group::GroupConfig,
     metadata::{MetadataChange, MetadataImage},
     partition::EpochStart,
+    retention::Segment,
     topic_config::ConfigType,
 };
 use tidegate_records::{
@@ -55,6 +56,8 @@ pub struct ShardSettings {
     pub producer_id_expiration_ms: i64,
     /// Milliseconds after which a produce request that names no timeout is given up.
     pub request_timeout_ms: i32,
+    /// `log.retention.check.interval.ms`.
+    pub cleaning_interval_ms: u64,
     /// `offsets.topic.num.partitions`.
     pub offsets_topic_partitions: i32,
     /// The settings of groups; their number of partitions is that of the topic once it exists.
@@ -84,6 +87,7 @@ impl Default for ShardSettings {
             fetch_bytes_max: 55 << 20,
             producer_id_expiration_ms: 86_400_000,
             request_timeout_ms: 30_000,
+            cleaning_interval_ms: 300_000,
             offsets_topic_partitions: 50,
             groups: GroupConfig::default(),
             data_directory: String::new(),
@@ -210,6 +214,15 @@ pub enum Effect {
     ConfigurePartition { partition: TopicPartition },
     /// The topic is deleted: remove the log.
     DeletePartition { partition: TopicPartition },
+}
+
+/// A step of cleaning a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CleaningStep {
+    /// Close the active segment.
+    Roll,
+    /// Delete the segments that end at or below this offset, then report [`Input::LogStartMoved`].
+    DeleteBelow(Offset),
 }
 
 /// One answered request, for the metrics.
@@ -339,6 +352,17 @@ impl Shard {
     #[must_use]
     pub fn counts(&self) -> (usize, usize, usize) {
         (self.connections.len(), self.owned.len(), self.in_flight.len())
+    }
+
+    /// Partitions that have not been looked at for `log.retention.check.interval.ms`; some at a time, each named once.
+    pub fn cleaning_due(&mut self, now: Now) -> Vec<TopicPartition> {
+        self.owned.cleaning_due(now, self.settings.cleaning_interval_ms)
+    }
+
+    /// What is to be done with the segments of a partition, in order.
+    #[must_use]
+    pub fn plan_cleaning(&self, now: Now, partition: TopicPartition, segments: &[Segment]) -> Vec<CleaningStep> {
+        self.owned.plan_cleaning(now, partition, segments)
     }
 
     /// Produce requests whose parts on this shard are not committed.

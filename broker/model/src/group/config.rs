@@ -29,8 +29,8 @@ pub struct GroupConfig {
     pub consumer_heartbeat_interval: Duration,
     /// `group.consumer.max.size`, unbounded (KIP-848).
     pub consumer_max_size: usize,
-    /// `group.consumer.regex.refresh.interval.ms`, 10 min: expressions are resolved anew after that, even if no topic changed.
-    pub consumer_regex_refresh_interval: Duration,
+    /// `group.consumer.assignment.interval.ms`, 1 s: how long after an assignment the next one may be computed (KIP-1263).
+    pub consumer_assignment_interval: Duration,
 }
 
 impl Default for GroupConfig {
@@ -48,7 +48,7 @@ impl Default for GroupConfig {
             consumer_session_timeout: Duration::from_secs(45),
             consumer_heartbeat_interval: Duration::from_secs(5),
             consumer_max_size: usize::MAX,
-            consumer_regex_refresh_interval: Duration::from_secs(600),
+            consumer_assignment_interval: Duration::from_secs(1),
         }
     }
 }

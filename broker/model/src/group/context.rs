@@ -72,8 +72,10 @@ impl Write {
 #[derive(Debug)]
 pub(super) enum Then {
     Nothing,
-    /// A classic group got its first record. If that failed, the group goes again.
-    ClassicCreated,
+    /// A classic group got its first record, in the place of an empty consumer group if `replaced`. If that failed, it goes.
+    ClassicCreated {
+        replaced: Option<Box<Group>>,
+    },
     /// The leader's assignment: propagate it, if the generation is still the same.
     ClassicSynced {
         generation: i32,
@@ -81,6 +83,10 @@ pub(super) enum Then {
     },
     /// A static member came back under a new id while the group was stable.
     ClassicStaticReplaced(Box<StaticReplacement>),
+    /// Records of a consumer group. `replaced` is the empty classic group in whose place it came.
+    ConsumerChanged {
+        replaced: Option<Box<Group>>,
+    },
     /// Groups were deleted, at a client's request or because they expired. If that failed, they come back.
     GroupsRemoved {
         request: Option<RequestToken>,

@@ -8,6 +8,7 @@ use super::{
     GroupEffect, GroupInput, PersistToken, RequestToken, StoredRecord,
     classic::ClassicGroup,
     config::GroupConfig,
+    consumer::{ConsumerGroup, Draft, Settled, Topics},
     context::{Context, Ledger, MemberIds, Then, Write},
     error::{GroupError, PersistError},
     offsets::Offsets,
@@ -25,18 +26,29 @@ mod requests;
 #[derive(Clone, Debug)]
 pub(super) enum Group {
     Classic(ClassicGroup),
+    Consumer(ConsumerGroup),
 }
 
 impl Group {
     pub(super) fn id(&self) -> &Text {
         match self {
             Self::Classic(group) => &group.id,
+            Self::Consumer(group) => &group.id,
+        }
+    }
+
+    /// A write in flight that the group's state depends on: the group is not removed before its fate is known.
+    fn last_write(&self) -> Option<PersistToken> {
+        match self {
+            Self::Classic(_) => None,
+            Self::Consumer(group) => group.last_write(),
         }
     }
 
     fn is_empty(&self) -> bool {
         match self {
             Self::Classic(group) => group.is_empty(),
+            Self::Consumer(group) => group.is_empty(),
         }
     }
 
@@ -44,6 +56,7 @@ impl Group {
     fn tombstones(&self) -> Vec<GroupRecord> {
         match self {
             Self::Classic(group) => vec![GroupRecord::ClassicGroup { group: group.id.clone(), value: None }],
+            Self::Consumer(group) => group.tombstones(),
         }
     }
 
@@ -51,12 +64,15 @@ impl Group {
     fn close(&mut self, error: GroupError, context: &mut Context<'_>) {
         match self {
             Self::Classic(group) => group.close(error, context),
+            // Who waits for a write of its is answered with that write.
+            Self::Consumer(group) => group.close(context),
         }
     }
 
     fn is_subscribed_to(&self, topic: &str) -> bool {
         match self {
             Self::Classic(group) => group.is_subscribed_to(topic),
+            Self::Consumer(group) => group.is_subscribed_to(topic),
         }
     }
 }
@@ -113,6 +129,8 @@ pub struct GroupCoordinator {
     offsets: Offsets,
     partitions: BTreeMap<i32, Partition>,
     topics: TopicsImage,
+    /// Counts the images of topics.
+    topics_version: i64,
     parked: Vec<Parked>,
     deletions: BTreeMap<RequestToken, Deletion>,
     /// Groups that are deleted in memory, by a write in flight. Who would make them anew waits for it.
@@ -135,6 +153,7 @@ impl GroupCoordinator {
             offsets: Offsets::default(),
             partitions: BTreeMap::new(),
             topics: TopicsImage::default(),
+            topics_version: 0,
             parked: Vec::new(),
             deletions: BTreeMap::new(),
             removing: BTreeMap::new(),
@@ -157,6 +176,7 @@ impl GroupCoordinator {
     pub fn groups(&self) -> impl Iterator<Item = (&Text, &'static str)> {
         self.groups.iter().map(|(id, group)| match group {
             Group::Classic(group) => (id, group.state.name()),
+            Group::Consumer(group) => (id, group.state_name()),
         })
     }
 
@@ -226,7 +246,26 @@ impl GroupCoordinator {
                 let loaded = ClassicGroup::from_record(group.clone(), partition, value);
                 self.groups.insert(group, Group::Classic(loaded));
             }
-            _ => {}
+            // The end of something that compaction has taken away already.
+            record if record.is_tombstone() && !matches!(self.groups.get(record.group()), Some(Group::Consumer(_))) => {
+            }
+            GroupRecord::ConsumerGroup { group, value: None } => {
+                self.groups.remove(&group);
+            }
+            record => {
+                let id = record.group().clone();
+                let group = self
+                    .groups
+                    .entry(id.clone())
+                    .or_insert_with(|| Group::Consumer(ConsumerGroup::new(id.clone(), partition)));
+                // Offsets that stand before the group's own records made it a simple one.
+                if matches!(group, Group::Classic(_)) {
+                    *group = Group::Consumer(ConsumerGroup::new(id, partition));
+                }
+                if let Group::Consumer(group) = group {
+                    group.replay(&record);
+                }
+            }
         }
     }
 
@@ -248,6 +287,7 @@ impl GroupCoordinator {
         for id in ids {
             match self.groups.get_mut(&id) {
                 Some(Group::Classic(group)) => group.loaded(&mut context),
+                Some(Group::Consumer(group)) => group.restart_timers(&mut context),
                 None => {}
             }
         }
@@ -308,7 +348,7 @@ impl GroupCoordinator {
         let group = write.group.as_ref().and_then(|id| self.groups.get_mut(id));
         match (write.then, group) {
             (Then::Nothing, _) => {}
-            (Then::ClassicCreated, Some(Group::Classic(group))) => {
+            (Then::ClassicCreated { replaced }, Some(Group::Classic(group))) => {
                 if let Err(error) = result
                     && group.has_no_durable_generation()
                     // A later record of the group may still become durable.
@@ -317,6 +357,14 @@ impl GroupCoordinator {
                     group.close(error, &mut context);
                     let id = group.id.clone();
                     self.groups.remove(&id);
+                    self.groups.extend(replaced.map(|group| (id, *group)));
+                }
+            }
+            (Then::ConsumerChanged { replaced }, Some(Group::Consumer(group))) => {
+                if group.settle(token, result.is_ok(), &mut context) == Settled::NeverWas {
+                    let id = group.id.clone();
+                    self.groups.remove(&id);
+                    self.groups.extend(replaced.map(|group| (id, *group)));
                 }
             }
             (Then::ClassicSynced { generation, assignments }, Some(Group::Classic(group))) => {
@@ -326,7 +374,13 @@ impl GroupCoordinator {
                 group.static_replaced(*replacement, result, &mut context);
             }
             (Then::GroupsRemoved { request, groups }, _) => self.groups_removed(request, groups, result, effects),
-            (Then::ClassicCreated | Then::ClassicSynced { .. } | Then::ClassicStaticReplaced(_), _) => {}
+            (
+                Then::ClassicCreated { .. }
+                | Then::ClassicSynced { .. }
+                | Then::ClassicStaticReplaced(_)
+                | Then::ConsumerChanged { .. },
+                _,
+            ) => {}
         }
         self.wake_parked(now, token, effects);
     }
@@ -405,13 +459,58 @@ impl GroupCoordinator {
                         group.assert_invariants();
                     }
                 }
-                Timer::ConsumerSession { .. } | Timer::ConsumerRebalance { .. } | Timer::Expiration => {}
+                Timer::ConsumerSession { ref group, ref member }
+                | Timer::ConsumerRebalance { ref group, ref member } => {
+                    if let Some(Group::Consumer(group)) = self.groups.get_mut(group) {
+                        let topics = Topics { image: &self.topics, version: self.topics_version };
+                        let draft = group.expired(&timer, member, &topics, &mut context);
+                        persist_draft(group, draft, Vec::new(), None, &mut context);
+                        group.assert_invariants();
+                    }
+                }
+                Timer::Expiration => unreachable!("handled above"),
             }
         }
     }
 
     fn topics_changed(&mut self, now: Now, topics: TopicsImage, effects: &mut Vec<GroupEffect>) {
         let before = std::mem::replace(&mut self.topics, topics);
+        if before == self.topics {
+            return;
+        }
+        self.topics_version += 1;
+        for group in self.groups.values_mut() {
+            if let Group::Consumer(group) = group {
+                group.topics_changed();
+            }
+        }
         self.forget_deleted_topics(now, &before, effects);
     }
+}
+
+/// Hands the records of a consumer group to the log, if there are any; `answers` go with them. The records of `before` stand
+/// first; they end the group `replaced`.
+fn persist_draft(
+    group: &mut ConsumerGroup,
+    draft: Draft,
+    answers: Vec<(RequestToken, GroupAnswer)>,
+    replaced: Option<Box<Group>>,
+    context: &mut Context<'_>,
+) {
+    if draft.records.is_empty() {
+        // Nothing may be told that a write in flight could still take back.
+        match group.last_write() {
+            Some(write) => {
+                answers.into_iter().for_each(|(token, answer)| context.ledger.answer_with(write, token, answer))
+            }
+            None => answers.into_iter().for_each(|(token, answer)| context.answer(token, answer)),
+        }
+        return;
+    }
+    let mut records = replaced.as_ref().map(|replaced| replaced.tombstones()).unwrap_or_default();
+    records.extend(draft.records.iter().cloned());
+    let write =
+        Write { group: Some(group.id.clone()), offsets: Vec::new(), answers, then: Then::ConsumerChanged { replaced } };
+    let token = context.persist(group.partition, &records, write);
+    group.begin(token, draft);
 }

@@ -13,6 +13,7 @@
 
 mod classic;
 mod config;
+mod consumer;
 mod context;
 mod coordinator;
 mod error;
@@ -44,7 +45,9 @@ pub struct PersistToken(pub u64);
 pub enum GroupInput {
     /// A client asks. Answered by exactly one [`GroupEffect::Answer`], possibly much later.
     Request { token: RequestToken, request: GroupRequest },
-    /// The records of a [`GroupEffect::Persist`] are durable, or will never be. In the order of the effects per partition.
+    /// The records of a [`GroupEffect::Persist`] are durable, or will never be. For each partition in the order of the effects; a
+    /// write that fails takes all those with it that were wanted for its partition before its failure is reported, since they
+    /// were decided on a state that never came to be.
     Persisted { token: PersistToken, result: Result<(), PersistError> },
     /// The owner begins to read a partition of `__consumer_offsets`.
     LoadStart { partition: i32 },

@@ -206,6 +206,22 @@ impl GroupRecord {
         }
     }
 
+    /// Whether the record ends what it is about.
+    #[must_use]
+    pub fn is_tombstone(&self) -> bool {
+        match self {
+            Self::OffsetCommit { value, .. } => value.is_none(),
+            Self::ClassicGroup { value, .. } => value.is_none(),
+            Self::ConsumerGroup { value, .. } => value.is_none(),
+            Self::ConsumerGroupPartitions { present, .. } => !present,
+            Self::ConsumerMember { value, .. } => value.is_none(),
+            Self::TargetAssignmentEpoch { value, .. } => value.is_none(),
+            Self::TargetAssignment { value, .. } => value.is_none(),
+            Self::CurrentAssignment { value, .. } => value.is_none(),
+            Self::Regex { value, .. } => value.is_none(),
+        }
+    }
+
     /// The key and the value to append.
     ///
     /// # Panics

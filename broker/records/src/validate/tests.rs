@@ -65,8 +65,22 @@ fn each_fault_has_its_error() {
     check(good[..40].to_vec(), "Header");
     check(good[..good.len() - 1].to_vec(), "Header");
     check([good.clone(), good.clone()].concat(), "SeveralBatches");
-    check({ let mut old = good.clone(); old[16] = 1; old }, "Header");
-    check({ let mut flipped = good.clone(); flipped[70] ^= 1; flipped }, "Checksum");
+    check(
+        {
+            let mut old = good.clone();
+            old[16] = 1;
+            old
+        },
+        "Header",
+    );
+    check(
+        {
+            let mut flipped = good.clone();
+            flipped[70] ^= 1;
+            flipped
+        },
+        "Checksum",
+    );
     check(patched(good.clone(), 21, &7_i16.to_be_bytes()), "Codec");
     check(patched(good.clone(), 21, &0x20_i16.to_be_bytes()), "Control");
     check(patched(good.clone(), 57, &4_i32.to_be_bytes()), "Count");

@@ -901,7 +901,7 @@ pub static SETTINGS: &[Setting] = &[
         unit: "bytes",
         is_kafka: false,
         kind: Kind::Integer {
-            min: 128 << 20,
+            min: 192 << 20,
             max: i64::MAX,
             get: |config| config.journal_bytes as i64,
             set: |config, number| config.journal_bytes = number as u64,

@@ -21,11 +21,12 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
 use super::{
     controller::{ControlHandle, Readiness},
     metrics::MetricsPage,
+    plugin_api,
 };
 use crate::config::Address;
 
@@ -99,7 +100,9 @@ pub(super) struct AdminState {
     pub(super) control: ControlHandle,
     page: Arc<MetricsPage>,
     token: Option<Arc<Token>>,
-    upload_bytes_max: usize,
+    pub(super) upload_bytes_max: usize,
+    /// Held by who changes the plugins.
+    pub(super) uploads: Arc<Mutex<()>>,
 }
 
 impl AdminState {
@@ -109,7 +112,13 @@ impl AdminState {
         token: Option<Token>,
         options: &AdminOptions,
     ) -> Self {
-        Self { control, page, token: token.map(Arc::new), upload_bytes_max: options.upload_bytes_max }
+        Self {
+            control,
+            page,
+            token: token.map(Arc::new),
+            upload_bytes_max: options.upload_bytes_max,
+            uploads: Arc::default(),
+        }
     }
 }
 
@@ -158,6 +167,8 @@ fn router(state: AdminState) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/v1/plugins", get(plugin_api::list))
+        .route("/v1/plugins/{name}", get(plugin_api::show).put(plugin_api::upload).delete(plugin_api::remove))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(state.upload_bytes_max))

@@ -5,6 +5,7 @@
 //! it on whichever shard it asks next.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,12 +14,16 @@ use std::{
     thread,
 };
 
-use tidegate_model::metadata::{MetadataChange, MetadataError, MetadataImage, ProposalResult};
-use tokio::sync::{mpsc, oneshot};
+use tidegate_model::{
+    metadata::{MetadataChange, MetadataError, MetadataImage, Plugin, ProposalResult},
+    topic_config::Attachment,
+};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     admin::{self, AdminError, AdminOptions, Token},
     metrics::MetricsPage,
+    plugins::{self, LoadedPlugin, PluginError, PluginHost, PluginStore},
     quorum::{Quorum, QuorumError},
 };
 use crate::metrics::ShardReport;
@@ -30,6 +35,8 @@ const BATCH_MAX: usize = 256;
 pub enum ControlEvent {
     /// Committed metadata has changed. `taken` is called, or dropped, once the shard answers from it.
     Metadata { image: Arc<MetadataImage>, taken: Box<dyn FnOnce() + Send> },
+    /// A plugin, or another version of it, is ready to run. It comes before the metadata that name it.
+    Plugin(LoadedPlugin),
 }
 
 /// Where a shard is told.
@@ -45,6 +52,7 @@ pub struct ControlOptions {
     pub empty: MetadataImage,
     pub admin: AdminOptions,
     pub page: Arc<MetricsPage>,
+    pub plugin_host: Arc<dyn PluginHost>,
     /// Called once, with the reason, when nothing can be committed any more: the process has to end.
     pub fatal: Box<dyn Fn(String) + Send>,
 }
@@ -56,13 +64,31 @@ pub enum ControlError {
     Quorum(#[from] QuorumError),
     #[error(transparent)]
     Admin(#[from] AdminError),
+    #[error(transparent)]
+    Plugins(#[from] PluginError),
     #[error("the control thread cannot be started: {source}")]
     Thread { source: std::io::Error },
 }
 
 pub(super) enum Command {
-    Propose { change: MetadataChange, answer: Answer },
-    Subscribe { sinks: Vec<EventSink>, version: u64 },
+    Propose {
+        change: MetadataChange,
+        answer: Answer,
+    },
+    /// As `Propose`, after the plugins that it attaches were tried.
+    ProposeTried {
+        change: MetadataChange,
+        answer: Answer,
+    },
+    Deploy {
+        plugin: Plugin,
+        loaded: LoadedPlugin,
+        answer: Answer,
+    },
+    Subscribe {
+        sinks: Vec<EventSink>,
+        version: u64,
+    },
     Report(ShardReport),
     Stop,
 }
@@ -82,14 +108,23 @@ pub enum Readiness {
 pub struct ControlHandle {
     commands: mpsc::UnboundedSender<Command>,
     readiness: Arc<AtomicU8>,
+    image: watch::Receiver<Arc<MetadataImage>>,
+    plugins: Arc<PluginStore>,
 }
 
 impl ControlHandle {
     /// Proposes a change. `answer` is called once it is committed and every shard knows of it, or it is refused.
     pub fn propose(&self, change: MetadataChange, answer: impl FnOnce(ProposalResult) + Send + 'static) {
-        let command = Command::Propose { change, answer: Box::new(answer) };
-        if let Err(mpsc::error::SendError(Command::Propose { answer, .. })) = self.commands.send(command) {
-            answer(Err(MetadataError::Storage { reason: "the broker is stopping".to_owned() }));
+        self.send(Command::Propose { change, answer: Box::new(answer) });
+    }
+
+    /// Sends what has to be answered.
+    fn send(&self, command: Command) {
+        if let Err(mpsc::error::SendError(
+            Command::Propose { answer, .. } | Command::ProposeTried { answer, .. } | Command::Deploy { answer, .. },
+        )) = self.commands.send(command)
+        {
+            answer(Err(stopping()));
         }
     }
 
@@ -100,8 +135,24 @@ impl ControlHandle {
             // Who asked may be gone; the change is committed all the same.
             let _ = sender.send(result);
         });
-        let gone = || Err(MetadataError::Storage { reason: "the broker is stopping".to_owned() });
-        receiver.await.unwrap_or_else(|_| gone())
+        receiver.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Commits a plugin that was stored, and hands its code to the shards.
+    pub(super) async fn deploy(&self, plugin: Plugin, loaded: LoadedPlugin) -> ProposalResult {
+        let (sender, receiver) = oneshot::channel();
+        let answer: Answer = Box::new(|result| drop(sender.send(result)));
+        self.send(Command::Deploy { plugin, loaded, answer });
+        receiver.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// The newest committed metadata.
+    pub(super) fn image(&self) -> Arc<MetadataImage> {
+        Arc::clone(&self.image.borrow())
+    }
+
+    pub(super) fn plugins(&self) -> Arc<PluginStore> {
+        Arc::clone(&self.plugins)
     }
 
     /// From now on these are told of every change, beginning with the newest image if it is not that of `version`.
@@ -129,11 +180,17 @@ impl ControlHandle {
     }
 }
 
+fn stopping() -> MetadataError {
+    MetadataError::Storage { reason: "the broker is stopping".to_owned() }
+}
+
 /// The control thread, running.
 pub struct Control {
     pub handle: ControlHandle,
     /// The metadata as it was found; shards start with it.
     pub image: Arc<MetadataImage>,
+    /// Its plugins, ready to run; shards start with them.
+    pub plugins: Vec<LoadedPlugin>,
     /// Where the admin endpoint listens.
     pub admin: std::net::SocketAddr,
     thread: thread::JoinHandle<()>,
@@ -145,14 +202,19 @@ impl Control {
     /// # Errors
     /// When the log is damaged, or the admin endpoint cannot listen or has no token where it needs one.
     pub fn start(options: ControlOptions) -> Result<Self, ControlError> {
-        let ControlOptions { data_directory, empty, admin: admin_options, page, fatal } = options;
+        let ControlOptions { data_directory, empty, admin: admin_options, page, plugin_host, fatal } = options;
         let token = admin_options.token_file.as_deref().map(Token::read).transpose()?;
         let listener = admin::bind(&admin_options, token.is_some())?;
         let admin_address = listener.local_addr().map_err(|source| ControlError::Thread { source })?;
         let quorum = Quorum::open(&data_directory, empty)?;
         let image = Arc::clone(quorum.image());
         let (commands, receiver) = mpsc::unbounded_channel();
-        let handle = ControlHandle { commands, readiness: Arc::default() };
+        let store = Arc::new(PluginStore::open(&data_directory, plugin_host)?);
+        store.sweep(&image);
+        let plugins = plugins::load_all(&store, &image);
+        let (newest, newest_receiver) = watch::channel(Arc::clone(&image));
+        let handle =
+            ControlHandle { commands, readiness: Arc::default(), image: newest_receiver, plugins: Arc::clone(&store) };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name("control-blocking")
@@ -160,13 +222,16 @@ impl Control {
             .build()
             .map_err(|source| ControlError::Thread { source })?;
         let state = admin::AdminState::new(handle.clone(), page.clone(), token, &admin_options);
+        let started_with = plugins.values().cloned().collect();
+        // Weak: the loop ends when all handles are gone, and its own must not keep it alive.
+        let again = handle.commands.downgrade();
         let thread = thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || {
                 runtime.block_on(async move {
                     let (stop, stopped) = oneshot::channel();
                     let endpoint = tokio::spawn(admin::serve(listener, state, stopped));
-                    let mut controller = Controller { quorum, sinks: Vec::new(), page };
+                    let mut controller = Controller { quorum, sinks: Vec::new(), page, plugins, newest, again };
                     if let Err(error) = controller.run(receiver).await {
                         fatal(error.to_string());
                     }
@@ -175,7 +240,7 @@ impl Control {
                 });
             })
             .map_err(|source| ControlError::Thread { source })?;
-        Ok(Self { handle, image, admin: admin_address, thread })
+        Ok(Self { handle, image, plugins: started_with, admin: admin_address, thread })
     }
 
     /// Commits what was proposed before, answers it, and ends the thread.
@@ -192,6 +257,11 @@ struct Controller {
     quorum: Quorum,
     sinks: Vec<EventSink>,
     page: Arc<MetricsPage>,
+    /// By name.
+    plugins: BTreeMap<String, LoadedPlugin>,
+    newest: watch::Sender<Arc<MetadataImage>>,
+    /// Where a proposal goes whose plugins were tried.
+    again: mpsc::WeakUnboundedSender<Command>,
 }
 
 impl Controller {
@@ -205,7 +275,23 @@ impl Controller {
             let mut stop = false;
             for command in batch.drain(..) {
                 match command {
-                    Command::Propose { change, answer } => proposals.push((change, answer)),
+                    Command::Propose { change, answer } => {
+                        let attachments = plugins::attachments(&change, self.quorum.image());
+                        if attachments.is_empty() {
+                            proposals.push((change, answer));
+                        } else {
+                            self.try_attachments(change, attachments, answer);
+                        }
+                    }
+                    Command::ProposeTried { change, answer } => proposals.push((change, answer)),
+                    Command::Deploy { plugin, loaded, answer } => {
+                        self.commit(std::mem::take(&mut proposals))?;
+                        for sink in &self.sinks {
+                            sink(ControlEvent::Plugin(loaded.clone()));
+                        }
+                        self.plugins.insert(plugin.name.clone(), loaded);
+                        self.commit(vec![(MetadataChange::DeployPlugin(plugin), answer)])?;
+                    }
                     Command::Report(report) => self.page.report(report),
                     Command::Subscribe { sinks, version } => {
                         // What was proposed before is told to them as well: the order is kept.
@@ -223,6 +309,38 @@ impl Controller {
                 return Ok(());
             }
         }
+    }
+
+    /// Opens the plugins that a change attaches, with their configurations, on a blocking thread; then the change comes back.
+    fn try_attachments(&self, change: MetadataChange, attachments: Vec<Attachment>, answer: Answer) {
+        let found: Vec<_> = attachments
+            .into_iter()
+            .map(|attachment| (self.plugins.get(&attachment.plugin).cloned(), attachment))
+            .collect();
+        let again = self.again.clone();
+        tokio::task::spawn_blocking(move || {
+            let tried = found.into_iter().try_for_each(|(plugin, attachment)| match plugin {
+                Some(plugin) => plugin
+                    .compiled
+                    .trial(&attachment.config)
+                    .map_err(|reason| format!("plugin '{}' refuses its configuration: {reason}", attachment.plugin)),
+                None => Err(format!(
+                    "plugin '{}' could not be loaded when the broker started; its log says why. Deploy it again",
+                    attachment.plugin
+                )),
+            });
+            match (tried, again.upgrade()) {
+                (Err(reason), _) => answer(Err(MetadataError::PluginRefused(reason))),
+                (Ok(()), None) => answer(Err(stopping())),
+                (Ok(()), Some(commands)) => {
+                    if let Err(mpsc::error::SendError(Command::ProposeTried { answer, .. })) =
+                        commands.send(Command::ProposeTried { change, answer })
+                    {
+                        answer(Err(stopping()));
+                    }
+                }
+            }
+        });
     }
 
     /// Commits, tells the shards, answers.
@@ -245,6 +363,8 @@ impl Controller {
         let image = self.quorum.image();
         // A batch of refusals has nothing to be taken in.
         let sinks = if image.version == before { &[] } else { self.sinks.as_slice() };
+        self.plugins.retain(|name, _| image.plugin(name).is_some());
+        self.newest.send_replace(Arc::clone(image));
         tell(sinks, image, answers);
         Ok(())
     }

@@ -249,9 +249,13 @@ fn disk(f: &mut Families<'_>, shards: &[Arc<ShardMetrics>]) -> fmt::Result {
         shards,
         |s| &s.commit_latency,
     )?;
-    f.histograms("tidegate_sync_seconds", "Duration of other flushes", HistogramUnit::Latency, shards, |s| {
-        &s.sync_latency
-    })?;
+    f.histograms(
+        "tidegate_sync_seconds",
+        "Time until the device has what was written, by commit or fdatasync",
+        HistogramUnit::Latency,
+        shards,
+        |s| &s.sync_latency,
+    )?;
     f.counters("tidegate_disk_read_bytes", "Bytes read from files", shards, |s| s.disk_read_bytes.value())?;
     f.counters("tidegate_disk_written_bytes", "Bytes written to files", shards, |s| s.disk_write_bytes.value())?;
     f.counters("tidegate_disk_errors", "Operations on files that failed", shards, |s| s.disk_errors.value())?;

@@ -6,6 +6,8 @@ pub mod admin;
 pub mod controller;
 pub mod metadata_log;
 pub mod metrics;
+mod plugin_api;
+pub mod plugins;
 pub mod quorum;
 
 #[cfg(test)]

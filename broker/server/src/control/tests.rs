@@ -14,6 +14,7 @@ use super::{
     admin::AdminOptions,
     controller::{Control, ControlError, ControlEvent, ControlOptions, EventSink, Readiness},
     metrics::MetricsPage,
+    plugins::tests::TextHost,
 };
 use crate::config::Address;
 
@@ -28,6 +29,7 @@ fn options(directory: &Path, listen: &str, token_file: Option<&Path>) -> Control
             upload_bytes_max: 1 << 20,
         },
         page: MetricsPage::new(vec![Arc::default()]),
+        plugin_host: Arc::new(TextHost::default()),
         fatal: Box::new(|reason| panic!("{reason}")),
     }
 }
@@ -59,7 +61,8 @@ fn a_proposer_is_answered_when_every_shard_has_taken_the_change() {
     let (taken_sender, taken_receiver) = mpsc::channel();
     let sinks = (0..2).map(|shard| {
         let (sender, taken_sender) = (sender.clone(), taken_sender.clone());
-        let sink: EventSink = Box::new(move |ControlEvent::Metadata { image, taken }| {
+        let sink: EventSink = Box::new(move |event| {
+            let ControlEvent::Metadata { image, taken } = event else { return };
             sender.send(format!("shard {shard}: {} topics", image.topics().count())).unwrap();
             taken_sender.send(taken).unwrap();
         });
@@ -157,4 +160,80 @@ fn an_address_that_is_taken_is_an_error_with_a_mend() {
     let listen = taken.local_addr().unwrap().to_string();
     let Err(error) = Control::start(options(directory.path(), &listen, None)) else { panic!("it started") };
     assert!(error.to_string().contains("--admin HOST:PORT"), "{error}");
+}
+
+fn create_routed(name: &str, router: &str, config: &str) -> MetadataChange {
+    let configs = [("tidegate.router", router), ("tidegate.router.config", config)];
+    let configs = configs.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    MetadataChange::CreateTopic { name: name.to_owned(), id: String::new(), partitions: 1, configs }
+}
+
+/// Proposes and waits for the answer's text.
+fn propose(control: &Control, change: MetadataChange) -> String {
+    let (sender, receiver) = mpsc::channel();
+    control.handle.propose(change, move |result| {
+        sender.send(result.map_or_else(|error| error.to_string(), |_| "committed".to_owned())).unwrap();
+    });
+    receiver.recv().unwrap()
+}
+
+#[test]
+fn a_plugin_is_uploaded_listed_attached_swapped_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = Control::start(options(directory.path(), "127.0.0.1:0", None)).unwrap();
+    let (sender, events) = mpsc::channel();
+    let sink: EventSink = Box::new(move |event| {
+        let text = match event {
+            ControlEvent::Metadata { image, .. } => format!("{} plugins", image.plugins().count()),
+            ControlEvent::Plugin(plugin) => format!("{} {} {}", plugin.name, plugin.version, plugin.compiled.world()),
+        };
+        sender.send(text).unwrap();
+    });
+    control.handle.subscribe(vec![sink], control.image.version);
+    let plugin =
+        |method: &str, name: &str, body: &[u8]| ask(control.admin, method, &format!("/v1/plugins/{name}"), "", body);
+    let refused = |(status, text): (u16, String), expected: u16, words: &str| {
+        assert!(status == expected && text.contains("\"error\"") && text.contains(words), "{status} {text}");
+    };
+    refused(plugin("PUT", "split", b""), 400, "no body");
+    refused(plugin("PUT", "split", b"nonsense"), 422, "no world");
+    refused(plugin("PUT", "..%2fsplit", b"router x"), 422, "not a plugin name");
+    refused(plugin("PUT", "split", &vec![b'x'; (1 << 20) + 1]), 413, "plugin.upload.max.bytes");
+    refused(plugin("GET", "split", b""), 404, "no plugin named");
+    refused(plugin("DELETE", "split", b""), 404, "no plugin named");
+    assert!(propose(&control, create_routed("orders", "split", "x")).contains("no plugin named"));
+
+    let (status, text) = plugin("PUT", "split", b"router x");
+    assert!(status == 201 && text.contains("\"version\":1"), "{status} {text}");
+    assert_eq!(events.recv().unwrap(), "split 1 router");
+    assert_eq!(events.recv().unwrap(), "1 plugins");
+    // The same again changes nothing.
+    assert_eq!(plugin("PUT", "split", b"router x"), (200, text));
+
+    // Attaching: opened on trial, refused in its own words.
+    let refusal = propose(&control, create_routed("orders", "split", "y"));
+    assert!(refusal.contains("I do not like \"y\""), "{refusal}");
+    assert_eq!(propose(&control, create_routed("orders", "split", "x")), "committed");
+    assert_eq!(events.recv().unwrap(), "1 plugins");
+    let (_, list) = ask(control.admin, "GET", "/v1/plugins", "", b"");
+    assert!(list.contains("\"topics\":[\"orders\"]"), "{list}");
+
+    // Attached, it is not removed, and not replaced by what does not take its configuration or is of another world.
+    refused(plugin("DELETE", "split", b""), 409, "orders");
+    refused(plugin("PUT", "split", b"router other"), 409, "orders");
+    refused(plugin("PUT", "split", b"partitioner x"), 409, "orders");
+    refused(plugin("GET", "nothing", b""), 404, "nothing");
+    control.stop();
+
+    // It is there after a restart, with its code.
+    let control = Control::start(options(directory.path(), "127.0.0.1:0", None)).unwrap();
+    let loaded: Vec<_> = control.plugins.iter().map(|plugin| (plugin.name.as_str(), plugin.version)).collect();
+    assert_eq!(loaded, [("split", 1)]);
+    let id = control.image.topic("orders").unwrap().id.to_hex();
+    assert_eq!(propose(&control, MetadataChange::DeleteTopic { id }), "committed");
+    let (status, text) = ask(control.admin, "PUT", "/v1/plugins/split", "", b"partitioner z");
+    assert!(status == 200 && text.contains("\"version\":2"), "{status} {text}");
+    assert_eq!(ask(control.admin, "DELETE", "/v1/plugins/split", "", b"").0, 204);
+    assert_eq!(std::fs::read_dir(directory.path().join("plugins")).unwrap().count(), 0);
+    control.stop();
 }

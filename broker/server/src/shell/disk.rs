@@ -279,8 +279,7 @@ impl Disk for UringDisk {
         let metrics = &self.shared.metrics;
         metrics.disk_write_bytes.add(bytes as u64);
         if flush == Flush::Durable {
-            metrics.commit_bytes.record_size(bytes as u64);
-            metrics.commit_latency.record_latency(started.elapsed());
+            metrics.sync_latency.record_latency(started.elapsed());
         }
         Ok(())
     }

@@ -15,11 +15,11 @@ use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement, timer};
 use tidegate_model::metadata::{MetadataChange, MetadataImage, ProposalResult};
 use tidegate_records::{
-    ids::{ShardId, TopicPartition},
+    ids::ShardId,
     time::{Instant, Now, Timestamp},
 };
 use tidegate_shard::{
-    ConnectionId, Effect, Effects, Input, ReadOutcome, RequestId, Shard, ShardIdentity, ShardSettings,
+    ConnectionId, Effect, Effects, Input, Shard, ShardIdentity, ShardSettings,
     message::{Origin, Reply},
 };
 
@@ -48,10 +48,7 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Now {
-            instant: Instant(self.start.elapsed().as_nanos() as u64),
-            wall: Timestamp(wall.as_millis() as i64),
-        }
+        Now { instant: Instant(self.start.elapsed().as_nanos() as u64), wall: Timestamp(wall.as_millis() as i64) }
     }
 }
 
@@ -130,9 +127,7 @@ pub fn spawn(setup: ShardSetup) -> Result<std::thread::JoinHandle<()>, String> {
 }
 
 async fn run(setup: ShardSetup) {
-    let ShardSetup { ready, fatal, .. } = &setup;
-    let fatal = Arc::clone(fatal);
-    let _ = ready;
+    let fatal = Arc::clone(&setup.fatal);
     let disk = match UringDisk::new(setup.disk.clone(), Arc::clone(&setup.metrics)) {
         Ok(disk) => disk,
         Err(error) => return (setup.ready)(Err(format!("io_uring: {error}"))),
@@ -167,6 +162,7 @@ async fn run(setup: ShardSetup) {
         pending: Event::default(),
         tick: Event::default(),
         armed: Cell::new(None),
+        held_back: Cell::new(false),
         stopping: Cell::new(false),
         stopped: Event::default(),
         fatal: Arc::clone(&fatal),
@@ -209,6 +205,8 @@ pub(crate) struct Core {
     /// The next deadline is earlier than what [`tick_loop`] waits for.
     tick: Event,
     armed: Cell<Option<Instant>>,
+    /// Some connection waits for storage to catch up.
+    held_back: Cell<bool>,
     stopping: Cell<bool>,
     stopped: Event,
     fatal: Arc<dyn Fn(String) + Send + Sync>,
@@ -291,7 +289,10 @@ impl Core {
             Effect::Append { partition, batch } => {
                 self.metrics.record_bytes_in.add(batch.bytes.len() as u64);
                 self.metrics.records_in.add(u64::try_from(batch.header.records_count).unwrap_or(0));
-                self.log.append(partition, batch);
+                if let Err(message) = self.log.append(partition, batch) {
+                    // An offset was given to a batch that storage does not have: state is no longer what the shard believes.
+                    (self.fatal)(format!("{partition}: a batch was accepted and could not be kept: {message}"));
+                }
             }
             Effect::Read { read, partition, from, up_to, max_bytes, at_least_one } => {
                 if let Some(records) = self.log.read_tail(partition, from, max_bytes, up_to, at_least_one) {
@@ -351,12 +352,12 @@ impl Core {
                 let sizes = partitions.iter().map(|partition| self.log.log_bytes(*partition)).collect();
                 self.inputs.borrow_mut().push_back(Input::Measured { read, sizes });
             }
-            Effect::Propose { request, change } => {
+            Effect::Propose { request, tag, change } => {
                 let (mailboxes, me) = (self.mailboxes.clone(), self.identity.shard);
                 (self.propose)(
                     change,
                     Box::new(move |result| {
-                        let reply = Reply::Proposed(result);
+                        let reply = Reply::Proposed { tag, result };
                         mailboxes.send(me, vec![Letter::Replied { request, reply }]);
                     }),
                 );
@@ -385,13 +386,23 @@ impl Core {
         glommio::spawn_local(self.clone().serve(connection, Incoming::with(new.received))).detach();
     }
 
+    /// Lets readers that wait for storage look again.
+    fn resume_connections(&self) {
+        if self.held_back.get() && !self.log.is_congested() {
+            self.held_back.set(false);
+            for connection in self.connections.borrow().values() {
+                connection.progress.raise();
+            }
+        }
+    }
+
     async fn serve(self: Rc<Self>, connection: Rc<Connection>, mut incoming: Incoming) {
         let writer = Rc::clone(&connection);
         glommio::spawn_local(async move { writer.write_loop().await }).detach();
         let limit = self.limits.request_bytes_max;
         let mut moved = false;
         loop {
-            self.wait_for_room(&connection, &incoming).await;
+            self.wait_for_room(&connection).await;
             if let Some(to) = connection.move_to.take() {
                 if self.settled(&connection).await && incoming.unfinished_bytes() < 32 * 1024 {
                     moved = self.hand_over(&connection, std::mem::take(&mut incoming), to);
@@ -426,16 +437,17 @@ impl Core {
     }
 
     /// Backpressure: waits while this connection, or the shard, has too much under way.
-    async fn wait_for_room(&self, connection: &Connection, incoming: &Incoming) {
+    async fn wait_for_room(&self, connection: &Connection) {
         loop {
             let (requests, bytes) = self.shard.borrow().backlog(connection.id);
             let own = bytes + connection.unsent_bytes();
             let over_own = requests >= self.limits.requests_in_flight_max || own > self.limits.connection_bytes_max;
-            // A shard over its limit still serves connections that have nothing under way: they are not who fills it.
-            let over_shard = own + incoming.unfinished_bytes() > 0 && self.log.pending_bytes() > self.limits.shard_bytes_max;
-            if connection.is_closing() || !(over_own || (over_shard && requests > 0)) {
+            // Storage is behind: everybody waits for the next round or apply step.
+            let over_shard = self.log.is_congested();
+            if connection.is_closing() || !(over_own || over_shard) {
                 return;
             }
+            self.held_back.set(self.held_back.get() || over_shard);
             self.metrics.backpressure_pauses.add(1);
             connection.progress.wait().await;
         }
@@ -480,7 +492,11 @@ impl Core {
         let snapshots = self.shard.borrow_mut().producer_snapshots(1);
         self.log.save_snapshots(snapshots).await;
         if let Err(error) = self.log.close().await {
-            tracing::error!(shard = self.identity.shard.0, error, "the log was not closed cleanly; the next start recovers it");
+            tracing::error!(
+                shard = self.identity.shard.0,
+                error,
+                "the log was not closed cleanly; the next start recovers it"
+            );
         }
     }
 }
@@ -491,7 +507,10 @@ async fn commit_loop(core: Rc<Core>) {
         core.pending.wait().await;
         while core.log.has_pending() {
             match core.log.commit_round(&core.metrics).await {
-                Ok(partitions) => core.take([Input::Durable { partitions }]),
+                Ok(partitions) => {
+                    core.take([Input::Durable { partitions }]);
+                    core.resume_connections();
+                }
                 Err(message) => {
                     core.take([Input::StorageFailed { message: message.clone() }]);
                     (core.fatal)(message);
@@ -499,9 +518,7 @@ async fn commit_loop(core: Rc<Core>) {
                 }
             }
         }
-        for connection in core.connections.borrow().values() {
-            connection.progress.raise();
-        }
+        core.resume_connections();
     }
 }
 
@@ -509,7 +526,10 @@ async fn commit_loop(core: Rc<Core>) {
 async fn apply_loop(core: Rc<Core>) {
     loop {
         match core.log.apply_step().await {
-            Ok(true) => glommio::yield_if_needed().await,
+            Ok(true) => {
+                core.resume_connections();
+                glommio::yield_if_needed().await;
+            }
             Ok(false) => timer::sleep(Duration::from_millis(50)).await,
             Err(message) => {
                 core.take([Input::StorageFailed { message: message.clone() }]);
@@ -553,6 +573,9 @@ async fn letter_loop(core: Rc<Core>, mailbox: Mailbox) {
                 Letter::Metadata { image, taken } => {
                     core.take([Input::Metadata { image }]);
                     taken();
+                }
+                Letter::Plugin(plugin) => {
+                    tracing::debug!(?plugin, "plugin loaded");
                 }
                 Letter::Stop => {
                     core.stopping.set(true);

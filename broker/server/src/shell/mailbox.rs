@@ -6,6 +6,7 @@
 
 use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
+use crate::control::plugins::LoadedPlugin;
 use bytes::Bytes;
 use tidegate_model::metadata::MetadataImage;
 use tidegate_records::ids::ShardId;
@@ -24,6 +25,8 @@ pub enum Letter {
     Connection(NewConnection),
     /// Committed metadata; `taken` is called once the shard answers from it.
     Metadata { image: Arc<MetadataImage>, taken: Box<dyn FnOnce() + Send> },
+    /// A plugin, or another version of one, is ready; before the metadata that name it.
+    Plugin(LoadedPlugin),
     /// Finish what is under way, sync, and end.
     Stop,
 }

@@ -2,6 +2,13 @@
 //!
 //! The one part of the broker with `unsafe` code, each block with its reason.
 
+pub mod acceptor;
+mod connection;
 pub mod disk;
+mod event;
+pub mod executor;
+mod housekeeping;
+pub mod log;
+pub mod mailbox;
 mod ring;
 pub mod startup_check;

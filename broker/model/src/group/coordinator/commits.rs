@@ -84,6 +84,7 @@ impl GroupCoordinator {
     ) -> Result<(), GroupError> {
         match self.groups.get(&commit.group_id) {
             Some(Group::Classic(group)) => group.validate_commit(commit, &mut self.core.context(now, effects)),
+            Some(Group::Consumer(group)) => group.validate_commit(commit, &self.topics),
             None if commit.generation_or_epoch < 0 => Ok(()),
             None if commit.knows_member_epochs => Err(GroupError::GroupIdNotFound),
             None => Err(GroupError::IllegalGeneration),
@@ -131,6 +132,11 @@ impl GroupCoordinator {
 
     fn fetch_group(&self, fetch: OffsetFetchGroup) -> FetchedGroup {
         if let Err(error) = self.owned(&fetch.group_id) {
+            return FetchedGroup::refused(fetch.group_id, error);
+        }
+        if let Some(Group::Consumer(group)) = self.groups.get(&fetch.group_id)
+            && let Err(error) = group.validate_fetch(fetch.member_id.as_ref(), fetch.member_epoch)
+        {
             return FetchedGroup::refused(fetch.group_id, error);
         }
         let fetched = |partition, value: Option<&OffsetCommitValue>| match value {
@@ -254,7 +260,7 @@ impl GroupCoordinator {
                     all_expired = false;
                 }
             }
-            if all_expired && group.is_empty() {
+            if all_expired && group.is_empty() && group.last_write().is_none() {
                 removed.entry(partition).or_default().push(id.clone());
             } else {
                 expired.entry(partition).or_default().append(&mut records);
@@ -273,6 +279,7 @@ impl GroupCoordinator {
     fn is_expired(&self, group: &Group, value: &OffsetCommitValue, now: Timestamp) -> bool {
         let base = match group {
             Group::Classic(group) => group.offset_expiry_base(value.commit_timestamp),
+            Group::Consumer(_) => Some(value.commit_timestamp),
         };
         let Some(base) = base else { return false };
         match value.expire_timestamp {

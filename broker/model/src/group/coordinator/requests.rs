@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::group::{
-    ConsumerHeartbeatAnswer,
+    consumer,
     context::millis,
     request::{
-        DescribedConsumerGroup, DescribedGroup, JoinAnswer, JoinGroup, LeaveAnswer, LeaveGroup, ListGroups, SyncAnswer,
+        ConsumerHeartbeat, ConsumerHeartbeatAnswer, DescribedConsumerGroup, DescribedGroup, JoinAnswer, JoinGroup,
+        LeaveAnswer, LeaveGroup, ListGroups, ListedGroup, SyncAnswer,
     },
 };
 
@@ -21,8 +22,9 @@ impl GroupCoordinator {
             effects.push(GroupEffect::Answer { token, answer: request.refused(error) });
             return;
         }
-        if let Some(write) = self.removal_to_wait_for(&request) {
-            self.parked.push(Parked { until: BTreeSet::from([write]), token, request });
+        let until = self.writes_to_wait_for(&request);
+        if !until.is_empty() {
+            self.parked.push(Parked { until, token, request });
             return;
         }
         let answer = match request {
@@ -37,7 +39,7 @@ impl GroupCoordinator {
                 Some(Group::Classic(group)) => {
                     GroupAnswer::Heartbeat(group.heartbeat(&heartbeat, &mut self.core.context(now, effects)))
                 }
-                None => GroupAnswer::Heartbeat(Err(GroupError::UnknownMemberId)),
+                _ => GroupAnswer::Heartbeat(Err(GroupError::UnknownMemberId)),
             },
             GroupRequest::Leave(leave) => return self.leave(now, token, leave, effects),
             GroupRequest::OffsetCommit(commit) => return self.commit(now, token, commit, effects),
@@ -46,12 +48,12 @@ impl GroupCoordinator {
             GroupRequest::List(list) => GroupAnswer::List(self.list(&list)),
             GroupRequest::Describe(ids) => GroupAnswer::Describe(ids.into_iter().map(|id| self.describe(id)).collect()),
             GroupRequest::Delete(ids) => return self.delete(now, token, ids, effects),
-            GroupRequest::ConsumerHeartbeat(_) => GroupAnswer::ConsumerHeartbeat(Box::new(
-                ConsumerHeartbeatAnswer::refused(GroupError::CoordinatorNotAvailable, ""),
-            )),
-            GroupRequest::ConsumerDescribe(ids) => GroupAnswer::ConsumerDescribe(
-                ids.into_iter().map(|id| DescribedConsumerGroup::refused(id, GroupError::GroupIdNotFound)).collect(),
-            ),
+            GroupRequest::ConsumerHeartbeat(heartbeat) => {
+                return self.consumer_heartbeat(now, token, &heartbeat, effects);
+            }
+            GroupRequest::ConsumerDescribe(ids) => {
+                GroupAnswer::ConsumerDescribe(ids.into_iter().map(|id| self.describe_consumer(id)).collect())
+            }
         };
         effects.push(GroupEffect::Answer { token, answer });
     }
@@ -88,15 +90,20 @@ impl GroupCoordinator {
         self.owned(group_id).map(|_| ())
     }
 
-    /// A group is not made anew before it is known that it is gone: else a failed deletion would bring back the old one.
-    fn removal_to_wait_for(&self, request: &GroupRequest) -> Option<PersistToken> {
-        let group_id = match request {
-            GroupRequest::Join(join) => &join.group_id,
-            GroupRequest::OffsetCommit(commit) => &commit.group_id,
-            GroupRequest::ConsumerHeartbeat(heartbeat) => &heartbeat.group_id,
-            _ => return None,
-        };
-        self.removing.get(group_id).copied()
+    /// A group is not made anew before it is known that it is gone, and not removed before it is known what it is: else a
+    /// write that fails could not be undone.
+    fn writes_to_wait_for(&self, request: &GroupRequest) -> BTreeSet<PersistToken> {
+        let removal = |id: &Text| self.removing.get(id).copied();
+        let change = |id: &Text| self.groups.get(id).and_then(Group::last_write);
+        match request {
+            GroupRequest::Join(join) => {
+                removal(&join.group_id).or_else(|| change(&join.group_id)).into_iter().collect()
+            }
+            GroupRequest::OffsetCommit(commit) => removal(&commit.group_id).into_iter().collect(),
+            GroupRequest::ConsumerHeartbeat(heartbeat) => removal(&heartbeat.group_id).into_iter().collect(),
+            GroupRequest::Delete(ids) => ids.iter().filter_map(change).collect(),
+            _ => BTreeSet::new(),
+        }
     }
 
     fn join(&mut self, now: Now, token: RequestToken, join: JoinGroup, effects: &mut Vec<GroupEffect>) {
@@ -108,6 +115,24 @@ impl GroupCoordinator {
             return;
         }
         let id = join.group_id.clone();
+        if let Some(Group::Consumer(group)) = self.groups.get(&id)
+            && !group.is_empty()
+        {
+            let answer = JoinAnswer::refused("".into(), GroupError::InconsistentGroupProtocol);
+            effects.push(GroupEffect::Answer { token, answer: GroupAnswer::Join(answer) });
+            return;
+        }
+        let replaced = match self.groups.get(&id) {
+            Some(Group::Consumer(_)) => self.groups.remove(&id).map(Box::new),
+            _ => None,
+        };
+        if replaced.is_some() && !join.member_id.is_empty() {
+            self.groups.extend(replaced.map(|group| (id, *group)));
+            let answer = JoinAnswer::refused(join.member_id, GroupError::UnknownMemberId);
+            effects.push(GroupEffect::Answer { token, answer: GroupAnswer::Join(answer) });
+            return;
+        }
+        let is_new = is_new || replaced.is_some();
         self.ensure_group(now, partition, &id);
         let mut context = self.core.context(now, effects);
         let Some(Group::Classic(group)) = self.groups.get_mut(&id) else { return };
@@ -115,8 +140,9 @@ impl GroupCoordinator {
         group.assert_invariants();
         if is_new {
             // The group is known by a record from its first moment, so that it can expire.
-            let record = group.first_record();
-            context.persist(partition, &[record], Write::of_group(&id, Then::ClassicCreated));
+            let mut records = replaced.as_ref().map(|group| group.tombstones()).unwrap_or_default();
+            records.push(group.first_record());
+            context.persist(partition, &records, Write::of_group(&id, Then::ClassicCreated { replaced }));
         }
     }
 
@@ -127,6 +153,14 @@ impl GroupCoordinator {
                 let outcome = group.leave(leave.members, &mut context);
                 group.assert_invariants();
                 outcome
+            }
+            Some(Group::Consumer(group)) => {
+                let topics = Topics { image: &self.topics, version: self.topics_version };
+                let (members, draft) = group.remove(leave.members, &topics, &mut context);
+                let answer = GroupAnswer::Leave(LeaveAnswer { error: None, members });
+                persist_draft(group, draft, vec![(token, answer)], None, &mut context);
+                group.assert_invariants();
+                return;
             }
             None => {
                 let unknown = |member| (member, Some(GroupError::UnknownMemberId));
@@ -140,15 +174,16 @@ impl GroupCoordinator {
         }
     }
 
-    fn list(&self, filter: &ListGroups) -> Result<Vec<crate::group::ListedGroup>, GroupError> {
+    fn list(&self, filter: &ListGroups) -> Result<Vec<ListedGroup>, GroupError> {
         if self.partitions.values().any(|partition| matches!(partition, Partition::Loading(_))) {
             return Err(GroupError::CoordinatorLoadInProgress);
         }
         let matches = |wanted: &[Text], is: &str| {
             wanted.is_empty() || wanted.iter().any(|text| text.trim().eq_ignore_ascii_case(is))
         };
-        let listed = self.groups.values().map(|group| match group {
-            Group::Classic(group) => group.listed(),
+        let listed = self.groups.values().filter_map(|group| match group {
+            Group::Classic(group) => Some(group.listed()),
+            Group::Consumer(group) => group.is_visible().then(|| group.listed()),
         });
         Ok(listed
             .filter(|group| matches(&filter.states, group.state) && matches(&filter.types, group.group_type))
@@ -161,7 +196,82 @@ impl GroupCoordinator {
         }
         match self.groups.get(&id) {
             Some(Group::Classic(group)) => group.described(),
-            None => DescribedGroup::refused(id, GroupError::GroupIdNotFound),
+            _ => DescribedGroup::refused(id, GroupError::GroupIdNotFound),
+        }
+    }
+
+    fn describe_consumer(&self, id: Text) -> DescribedConsumerGroup {
+        if id.is_empty() {
+            return DescribedConsumerGroup::refused(id, GroupError::InvalidGroupId);
+        }
+        if let Err(error) = self.owned(&id) {
+            return DescribedConsumerGroup::refused(id, error);
+        }
+        match self.groups.get(&id) {
+            Some(Group::Consumer(group)) if group.is_visible() => group.described(&self.topics),
+            Some(Group::Classic(_)) => DescribedConsumerGroup {
+                error_message: Some(format!("Group {id} is not a consumer group.").into()),
+                ..DescribedConsumerGroup::refused(id, GroupError::GroupIdNotFound)
+            },
+            _ => DescribedConsumerGroup {
+                error_message: Some(format!("Group {id} not found.").into()),
+                ..DescribedConsumerGroup::refused(id, GroupError::GroupIdNotFound)
+            },
+        }
+    }
+
+    fn consumer_heartbeat(
+        &mut self,
+        now: Now,
+        token: RequestToken,
+        heartbeat: &ConsumerHeartbeat,
+        effects: &mut Vec<GroupEffect>,
+    ) {
+        let refuse = |refusal: consumer::Refusal, effects: &mut Vec<GroupEffect>| {
+            let answer = ConsumerHeartbeatAnswer::refused(refusal.error, refusal.message);
+            effects.push(GroupEffect::Answer { token, answer: GroupAnswer::ConsumerHeartbeat(Box::new(answer)) });
+        };
+        if let Err(refusal) = consumer::validate(heartbeat) {
+            return refuse(refusal, effects);
+        }
+        let id = &heartbeat.group_id;
+        let joins = heartbeat.member_epoch == 0;
+        let replaced = match self.groups.get(id) {
+            Some(Group::Consumer(_)) => None,
+            // An empty classic group makes room; with members in it, nobody changes its protocol.
+            Some(Group::Classic(group)) if joins && group.is_empty() => self.groups.remove(id),
+            None if joins => None,
+            found => {
+                let what = if found.is_some() { "is not a consumer group" } else { "not found" };
+                let message = format!("Group {id} {what}.");
+                return refuse(consumer::Refusal { error: GroupError::GroupIdNotFound, message }, effects);
+            }
+        };
+        let is_new = !self.groups.contains_key(id);
+        let partition = self.partition_of(id);
+        let group =
+            self.groups.entry(id.clone()).or_insert_with(|| Group::Consumer(ConsumerGroup::new(id.clone(), partition)));
+        let Group::Consumer(group) = group else { unreachable!("a classic group was taken out or refused") };
+        let topics = Topics { image: &self.topics, version: self.topics_version };
+        let mut context = self.core.context(now, effects);
+        match group.heartbeat(heartbeat, &topics, &mut context) {
+            Ok((answer, draft)) => {
+                let mut replaced = replaced.map(Box::new);
+                if let Some(replaced) = &mut replaced {
+                    replaced.close(GroupError::UnknownMemberId, &mut context);
+                }
+                let answers = vec![(token, GroupAnswer::ConsumerHeartbeat(Box::new(answer)))];
+                persist_draft(group, draft, answers, replaced, &mut context);
+                group.assert_invariants();
+            }
+            Err(refusal) => {
+                group.assert_invariants();
+                if is_new {
+                    self.groups.remove(id);
+                    self.groups.extend(replaced.map(|group| (id.clone(), group)));
+                }
+                refuse(refusal, effects);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! A coordinator with a log of its own and a clock that the test moves.
 
 mod classic;
+mod consumer;
 mod formats;
 mod offsets;
 mod replay;

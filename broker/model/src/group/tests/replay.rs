@@ -165,3 +165,138 @@ proptest! {
         run(actions);
     }
 }
+
+#[derive(Clone, Debug)]
+enum ConsumerAction {
+    Beat(u8),
+    /// An answer that is lost: the member does not learn of it.
+    LostBeat(u8),
+    Leave(u8),
+    LeaveForNow(u8),
+    Start {
+        id: u8,
+        instance: Option<u8>,
+        topics: u8,
+    },
+    Topics {
+        partitions: u8,
+    },
+    Advance {
+        seconds: u16,
+    },
+    Disk(u8),
+    Release {
+        works: bool,
+    },
+}
+
+fn consumer_action() -> impl Strategy<Value = ConsumerAction> {
+    prop_oneof![
+        8 => any::<u8>().prop_map(ConsumerAction::Beat),
+        1 => any::<u8>().prop_map(ConsumerAction::LostBeat),
+        1 => any::<u8>().prop_map(ConsumerAction::Leave),
+        1 => any::<u8>().prop_map(ConsumerAction::LeaveForNow),
+        3 => (0..5u8, proptest::option::of(0..2u8), 0..4u8)
+            .prop_map(|(id, instance, topics)| ConsumerAction::Start { id, instance, topics }),
+        1 => (1..6u8).prop_map(|partitions| ConsumerAction::Topics { partitions }),
+        1 => (0..30u16).prop_map(|seconds| ConsumerAction::Advance { seconds }),
+        1 => (0..3u8).prop_map(ConsumerAction::Disk),
+        4 => any::<bool>().prop_map(|works| ConsumerAction::Release { works }),
+    ]
+}
+
+fn run_consumers(actions: Vec<ConsumerAction>) {
+    use tidegate_records::ids::TopicId;
+
+    use super::consumer::{Consumer, T, eager};
+
+    let topics = |partitions| [("t", T, partitions), ("u", TopicId([2; 16]), 3)];
+    let mut rig = Rig::with_topics(eager(), &topics(3));
+    let mut partitions = 3;
+    let mut consumers: Vec<(Consumer, ConsumerHeartbeat, Option<RequestToken>)> = Vec::new();
+    for action in actions {
+        let chosen = |index: u8, all: usize| (all > 0).then(|| usize::from(index) % all.max(1));
+        let count = consumers.len();
+        match action {
+            ConsumerAction::Beat(index) | ConsumerAction::LostBeat(index) => {
+                if let Some(index) = chosen(index, count) {
+                    let (consumer, template, waiting) = &mut consumers[index];
+                    let heartbeat = ConsumerHeartbeat {
+                        member_epoch: consumer.epoch,
+                        topic_partitions: Some(consumer.owned.clone().into_iter().collect()),
+                        ..template.clone()
+                    };
+                    let token = rig.ask(GroupRequest::ConsumerHeartbeat(heartbeat));
+                    *waiting = matches!(action, ConsumerAction::Beat(_)).then_some(token);
+                }
+            }
+            ConsumerAction::Leave(index) | ConsumerAction::LeaveForNow(index) => {
+                if let Some(index) = chosen(index, count) {
+                    let (_, template, _) = consumers.remove(index);
+                    let member_epoch = if matches!(action, ConsumerAction::Leave(_)) { -1 } else { -2 };
+                    rig.ask(GroupRequest::ConsumerHeartbeat(ConsumerHeartbeat { member_epoch, ..template }));
+                }
+            }
+            ConsumerAction::Start { id, instance, topics } => {
+                let subscriptions: [&[&str]; 4] = [&["t"], &["u"], &["t", "u"], &[]];
+                let names = subscriptions[usize::from(topics)];
+                let consumer = Consumer::new(&format!("member-{id}-{count}"), names);
+                let mut template = consumer.full();
+                template.instance_id = instance.map(|index| text(&format!("instance-{index}")));
+                template.subscribed_topic_regex = names.is_empty().then(|| text("[tu]"));
+                consumers.push((consumer, template, None));
+            }
+            ConsumerAction::Topics { partitions: more } => {
+                partitions = partitions.max(i32::from(more));
+                rig.topics(&topics(partitions));
+            }
+            ConsumerAction::Advance { seconds } => rig.advance(Duration::from_secs(seconds.into())),
+            ConsumerAction::Disk(index) => rig.disk = [Disk::Works, Disk::Slow, Disk::Full][usize::from(index)],
+            ConsumerAction::Release { works: true } => {
+                rig.release(Ok(()));
+            }
+            // A write that fails takes the later ones with it.
+            ConsumerAction::Release { works: false } => while rig.release(Err(PersistError::Storage)) {},
+        }
+        if rig.disk != Disk::Slow {
+            while rig.release(Ok(())) {}
+        }
+        for (consumer, _, waiting) in &mut consumers {
+            if let Some(token) = *waiting
+                && let Some(GroupAnswer::ConsumerHeartbeat(answer)) = rig.answer(token)
+            {
+                *waiting = None;
+                match answer.error {
+                    None => {
+                        consumer.take(&answer);
+                    }
+                    Some(GroupError::NotCoordinator) => {}
+                    // Abandons everything and joins again.
+                    Some(_) => {
+                        consumer.epoch = 0;
+                        consumer.owned.clear();
+                    }
+                }
+            }
+        }
+    }
+    rig.disk = Disk::Works;
+    while rig.release(Ok(())) {}
+    let describe = |rig: &mut Rig| {
+        let token = rig.ask(GroupRequest::ConsumerDescribe(vec![text("g")]));
+        rig.answered(token)
+    };
+    let before = describe(&mut rig);
+    rig.restart();
+    rig.topics(&topics(partitions));
+    assert_eq!(describe(&mut rig), before);
+}
+
+proptest! {
+    #[test]
+    fn a_restart_finds_the_consumer_group_that_was_durable(
+        actions in proptest::collection::vec(consumer_action(), 0..120),
+    ) {
+        run_consumers(actions);
+    }
+}

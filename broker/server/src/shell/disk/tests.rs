@@ -84,7 +84,7 @@ fn many_files_are_committed_in_one_round() {
             for (file, buffer) in files {
                 assert_eq!(disk.read(&file, 0, buffer.len()).await.unwrap(), buffer.as_slice());
             }
-            assert_eq!(disk.shared.metrics.commit_bytes.read(crate::metrics::HistogramUnit::Size).count, 1);
+            assert_eq!(disk.shared.metrics.sync_latency.read(crate::metrics::HistogramUnit::Latency).count, 1);
         });
     }
 }

@@ -1,0 +1,159 @@
+//! Plugins over the admin endpoint: upload, list, remove. See `plugins` for what becomes of them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, State, rejection::BytesRejection},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use serde_json::{Value, json};
+use tidegate_model::metadata::{MetadataChange, MetadataError, MetadataImage, Plugin};
+
+use super::{
+    admin::{AdminState, Refusal},
+    plugins::{self, LoadedPlugin, PluginError},
+};
+
+/// `PUT /v1/plugins/NAME` with the component as its body.
+pub(super) async fn upload(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Refusal {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            message: format!(
+                "the component has more than {} bytes; raise plugin.upload.max.bytes in the broker's configuration",
+                state.upload_bytes_max
+            ),
+        },
+        status => Refusal { status, message: rejection.body_text() },
+    })?;
+    if body.is_empty() {
+        let message = "the request has no body: send the component, e.g. curl -T plugin.wasm".to_owned();
+        return Err(Refusal { status: StatusCode::BAD_REQUEST, message });
+    }
+    // One after the other: compiling takes all of a core, and versions are counted here.
+    let _turn = state.uploads.lock().await;
+    let image = state.control.image();
+    // Before the work: a bad name is refused at once.
+    validate_name(&image, &name)?;
+    let (hash, compiled) = {
+        let (store, name, image) = (state.control.plugins(), name.clone(), image.clone());
+        let body = body.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let (hash, compiled) = store.add(&body)?;
+            plugins::try_attached(&name, compiled.as_ref(), &image)?;
+            Ok((hash, compiled))
+        });
+        done.await.map_err(|error| internal(error.to_string()))?.map_err(refuse)?
+    };
+    let known = image.plugin(&name);
+    if let Some(known) = known.filter(|known| known.hash == hash) {
+        return Ok(Json(describe(known, &image)).into_response());
+    }
+    let status = if known.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+    let plugin = Plugin {
+        name: name.clone(),
+        version: known.map_or(1, |known| known.version + 1),
+        hash: hash.clone(),
+        world: compiled.world().to_owned(),
+        bytes: body.len() as u64,
+        uploaded_at: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)),
+    };
+    let loaded = LoadedPlugin { name, version: plugin.version, hash, compiled };
+    let committed = state.control.deploy(plugin.clone(), loaded).await.map_err(refuse_change)?;
+    tracing::info!(plugin = plugin.name, version = plugin.version, hash = plugin.hash, "plugin deployed");
+    Ok((status, Json(describe(&plugin, &committed.image))).into_response())
+}
+
+/// `GET /v1/plugins`.
+pub(super) async fn list(State(state): State<AdminState>) -> Json<Value> {
+    let image = state.control.image();
+    let plugins: Vec<Value> = image.plugins().map(|plugin| describe(plugin, &image)).collect();
+    Json(json!({ "plugins": plugins }))
+}
+
+/// `GET /v1/plugins/NAME`.
+pub(super) async fn show(State(state): State<AdminState>, Path(name): Path<String>) -> Result<Json<Value>, Refusal> {
+    let image = state.control.image();
+    match image.plugin(&name) {
+        Some(plugin) => Ok(Json(describe(plugin, &image))),
+        None => Err(refuse_change(MetadataError::UnknownPlugin { name })),
+    }
+}
+
+/// `DELETE /v1/plugins/NAME`.
+pub(super) async fn remove(State(state): State<AdminState>, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
+    let _turn = state.uploads.lock().await;
+    let committed =
+        state.control.commit(MetadataChange::RemovePlugin { name: name.clone() }).await.map_err(refuse_change)?;
+    tracing::info!(plugin = name, "plugin removed");
+    let store = state.control.plugins();
+    tokio::task::spawn_blocking(move || store.sweep(&committed.image))
+        .await
+        .map_err(|error| internal(error.to_string()))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn describe(plugin: &Plugin, image: &MetadataImage) -> Value {
+    let attached: Vec<&str> = image
+        .topics()
+        .filter(|topic| {
+            let attachments = [&topic.config.router, &topic.config.partitioner];
+            attachments.into_iter().flatten().any(|attachment| attachment.plugin == plugin.name)
+        })
+        .map(|topic| topic.name.as_str())
+        .collect();
+    json!({
+        "name": plugin.name,
+        "version": plugin.version,
+        "world": plugin.world,
+        "hash": plugin.hash,
+        "bytes": plugin.bytes,
+        "uploaded_at": plugin.uploaded_at,
+        "topics": attached,
+    })
+}
+
+fn validate_name(image: &MetadataImage, name: &str) -> Result<(), Refusal> {
+    let plugin = Plugin {
+        name: name.to_owned(),
+        version: 1,
+        hash: String::new(),
+        world: String::new(),
+        bytes: 0,
+        uploaded_at: 0,
+    };
+    image.validate(&MetadataChange::DeployPlugin(plugin)).map_err(refuse_change)
+}
+
+fn internal(message: String) -> Refusal {
+    Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, message }
+}
+
+fn refuse(error: PluginError) -> Refusal {
+    let status = match error {
+        PluginError::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        PluginError::Attached { .. } => StatusCode::CONFLICT,
+        PluginError::Io { .. } | PluginError::Damaged { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Refusal { status, message: error.to_string() }
+}
+
+fn refuse_change(error: MetadataError) -> Refusal {
+    let status = match error {
+        MetadataError::UnknownPlugin { .. } => StatusCode::NOT_FOUND,
+        MetadataError::PluginAttached { .. } => StatusCode::CONFLICT,
+        MetadataError::PluginRefused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        MetadataError::Storage { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    Refusal { status, message: error.to_string() }
+}

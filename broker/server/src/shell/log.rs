@@ -1,0 +1,286 @@
+//! A shard's log: storage, in the words of the shard.
+//!
+//! Translates between the two crates that do not know each other, and nothing else: no rule is here.
+
+use bytes::Bytes;
+use tidegate_model::{metadata::MetadataImage, partition::EpochStart, topic_config::TopicConfig};
+use tidegate_records::{
+    batch::{Batches, Compression, HEADER_BYTES},
+    compress,
+    ids::{Offset, TopicPartition},
+    record::Records,
+};
+use tidegate_shard::{AppendBatch, Lookup, LookupAnswer, ReadOutcome, RecoveredPartition, ShardIdentity, ownership};
+use tidegate_storage::{
+    Append, PartitionSpec, ReadError, ReadRequest, SegmentConfig, SegmentSummary, Store, StoreOptions, disk::Flush,
+};
+
+use super::disk::UringDisk;
+use crate::metrics::ShardMetrics;
+
+/// Bytes read at once while a record is looked for.
+const LOOKUP_BYTES: usize = 1 << 20;
+/// What a batch may decompress to while a record is looked for; it was within the topic's own limit when it came.
+const LOOKUP_DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
+/// Background work of one step, in bytes written: short enough that a commit round waits little for it.
+const APPLY_STEP_BYTES: usize = 256 << 10;
+
+/// How a shard keeps its log.
+#[derive(Clone, Debug, Default)]
+pub struct LogOptions {
+    /// The same for every shard, but for the shard's number, which is filled in.
+    pub store: StoreOptions,
+}
+
+/// The store of a shard.
+pub(crate) struct Log {
+    store: Store<UringDisk>,
+    options: StoreOptions,
+}
+
+impl Log {
+    /// Opens the store with the partitions that the metadata gives this shard.
+    pub(crate) async fn open(
+        disk: UringDisk,
+        options: &LogOptions,
+        identity: &ShardIdentity,
+        image: &MetadataImage,
+    ) -> Result<(Self, Vec<RecoveredPartition>), String> {
+        let options = StoreOptions { shard: identity.shard, ..options.store.clone() };
+        let mut specs = Vec::new();
+        for topic in image.topics() {
+            for index in topic.partition_indexes() {
+                let topic_partition = TopicPartition::new(topic.id, index);
+                if ownership::owner(topic_partition, identity.shards) == identity.shard {
+                    specs.push(PartitionSpec { topic_partition, config: segment_config(&topic.config) });
+                }
+            }
+        }
+        let (store, recovered) = Store::open(disk, options.clone(), specs).await.map_err(|error| error.to_string())?;
+        let recovered = recovered
+            .into_iter()
+            .map(|found| RecoveredPartition {
+                partition: found.topic_partition,
+                log_start_offset: found.log_start_offset,
+                log_end_offset: found.log_end_offset,
+                epochs: found
+                    .epochs
+                    .into_iter()
+                    .map(|(epoch, start_offset)| EpochStart { epoch, start_offset })
+                    .collect(),
+                producers: found.snapshot.map(|(_, bytes)| bytes),
+                batches: found.batches_since_snapshot,
+                error: found.error.map(|damage| damage.to_string()),
+            })
+            .collect();
+        Ok((Self { store, options }, recovered))
+    }
+
+    /// How many bytes may be appended before the next question, and why none if none.
+    pub(crate) fn append_budget(&self) -> (usize, Option<String>) {
+        if let Err(error) = self.store.admits(1) {
+            // Clients are held back before this; who still comes through is told to try again.
+            return (0, Some(error.to_string()));
+        }
+        let figures = self.store.figures();
+        let pending = self.options.pending_bytes_max.saturating_sub(figures.pending_bytes);
+        let unapplied = figures.unapplied_bytes + figures.pending_bytes;
+        let mut budget = pending.min(self.options.unapplied_bytes_max.saturating_sub(unapplied));
+        while budget > 0 && self.store.admits(budget).is_err() {
+            budget /= 2;
+        }
+        (budget, None)
+    }
+
+    /// Whether clients should wait with sending more: storage is behind, but not yet so far that it refuses.
+    pub(crate) fn is_congested(&self) -> bool {
+        let figures = self.store.figures();
+        figures.pending_bytes > self.options.pending_bytes_max / 2
+            || figures.unapplied_bytes > self.options.unapplied_bytes_max / 4 * 3
+    }
+
+    pub(crate) fn append(&self, partition: TopicPartition, batch: AppendBatch) -> Result<(), String> {
+        let durability = if batch.flush { Flush::Durable } else { Flush::Written };
+        let append = Append {
+            bytes: batch.bytes,
+            header: batch.header,
+            base_offset: batch.base_offset,
+            leader_epoch: batch.leader_epoch,
+            append_time: batch.append_time,
+            durability,
+        };
+        self.store.append(partition, append).map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn has_pending(&self) -> bool {
+        self.store.has_pending()
+    }
+
+    /// Commits one round: how far each of its partitions is durable now.
+    pub(crate) async fn commit_round(&self, metrics: &ShardMetrics) -> Result<Vec<(TopicPartition, Offset)>, String> {
+        let started = std::time::Instant::now();
+        let report = self.store.commit_round().await.map_err(|error| error.to_string())?;
+        if report.batches > 0 {
+            metrics.commit_latency.record_latency(started.elapsed());
+            metrics.commit_bytes.record_size(report.bytes as u64);
+        }
+        Ok(report.durable)
+    }
+
+    /// A step of background work. Whether there is more.
+    pub(crate) async fn apply_step(&self) -> Result<bool, String> {
+        let worked = self.store.apply_step(APPLY_STEP_BYTES).await;
+        if self.store.figures().failed {
+            return Err(
+                "writing failed in the background; nothing more is acknowledged. Check the disk (dmesg), then restart"
+                    .into(),
+            );
+        }
+        Ok(worked)
+    }
+
+    pub(crate) fn read_tail(
+        &self,
+        partition: TopicPartition,
+        from: Offset,
+        bytes_max: usize,
+        up_to: Offset,
+        at_least_one: bool,
+    ) -> Option<Vec<Bytes>> {
+        self.store.read_tail(partition, ReadRequest { from, bytes_max, up_to, at_least_one })
+    }
+
+    pub(crate) async fn read(
+        &self,
+        partition: TopicPartition,
+        from: Offset,
+        bytes_max: usize,
+        up_to: Offset,
+        at_least_one: bool,
+    ) -> Result<Vec<Bytes>, ReadOutcome> {
+        let request = ReadRequest { from, bytes_max, up_to, at_least_one };
+        self.store.read(partition, request).await.map_err(|error| match error {
+            ReadError::OutOfRange { .. } => ReadOutcome::OutOfRange,
+            error => ReadOutcome::Failed(error.to_string()),
+        })
+    }
+
+    /// Finds a record by time among those below `up_to`.
+    pub(crate) async fn lookup(
+        &self,
+        partition: TopicPartition,
+        lookup: Lookup,
+        up_to: Offset,
+    ) -> Result<Option<LookupAnswer>, ReadOutcome> {
+        let Some(offsets) = self.store.offsets(partition) else { return Ok(None) };
+        let segments = self.segments(partition);
+        let mut found: Option<LookupAnswer> = None;
+        for segment in segments {
+            let worth_it = match lookup {
+                Lookup::AtOrAfter(timestamp) => segment.max_timestamp >= timestamp,
+                Lookup::MaxTimestamp => found.is_none_or(|best| segment.max_timestamp > best.timestamp),
+            };
+            if !worth_it && segment.sealed {
+                continue;
+            }
+            let end = segment.next_offset.min(up_to);
+            let mut at = segment.base_offset.max(offsets.log_start_offset);
+            while at < end {
+                let read = self.read(partition, at, LOOKUP_BYTES, end, true).await?;
+                if read.is_empty() {
+                    break;
+                }
+                for (header, batch) in read.iter().flat_map(|bytes| Batches::new(bytes)).flatten() {
+                    at = header.next_offset();
+                    let worth_it = match lookup {
+                        Lookup::AtOrAfter(timestamp) => header.max_timestamp >= timestamp,
+                        Lookup::MaxTimestamp => found.is_none_or(|best| header.max_timestamp > best.timestamp),
+                    };
+                    if !worth_it {
+                        continue;
+                    }
+                    let codec = header.attributes.compression().unwrap_or(Compression::None);
+                    let body = Bytes::copy_from_slice(batch.get(HEADER_BYTES..).unwrap_or_default());
+                    let records = compress::decompress(codec, &body, LOOKUP_DECOMPRESSED_BYTES_MAX)
+                        .map_err(|error| ReadOutcome::Failed(error.to_string()))?;
+                    for record in Records::new(&records, header.records_count).flatten() {
+                        let (offset, timestamp) = (record.offset(&header), record.timestamp(&header));
+                        let answer = LookupAnswer { offset, timestamp, leader_epoch: header.partition_leader_epoch };
+                        match lookup {
+                            _ if offset < offsets.log_start_offset => {}
+                            Lookup::AtOrAfter(wanted) if timestamp >= wanted => return Ok(Some(answer)),
+                            Lookup::MaxTimestamp if found.is_none_or(|best| timestamp > best.timestamp) => {
+                                found = Some(answer);
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn create_partition(&self, topic_partition: TopicPartition, config: Option<&TopicConfig>) {
+        let config = config.map(segment_config).unwrap_or_default();
+        self.store.create_partition(PartitionSpec { topic_partition, config });
+    }
+
+    pub(crate) fn configure_partition(&self, partition: TopicPartition, config: Option<&TopicConfig>) {
+        if let Some(config) = config {
+            self.store.set_partition_config(partition, segment_config(config));
+        }
+    }
+
+    pub(crate) async fn delete_partition(&self, partition: TopicPartition) -> Result<(), String> {
+        self.store.delete_partition(partition).await.map_err(|error| error.to_string())
+    }
+
+    pub(crate) async fn set_log_start(&self, partition: TopicPartition, offset: Offset) -> Result<(), String> {
+        self.store.set_log_start_offset(partition, offset).await.map_err(|error| error.to_string())
+    }
+
+    pub(crate) async fn delete_segments_below(&self, partition: TopicPartition, offset: Offset) -> Result<(), String> {
+        self.store.delete_segments_below(partition, offset).await.map_err(|error| error.to_string())
+    }
+
+    pub(crate) async fn roll(&self, partition: TopicPartition) -> Result<(), String> {
+        self.store.roll(partition).await.map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn store(&self) -> &Store<UringDisk> {
+        &self.store
+    }
+
+    pub(crate) fn segments(&self, partition: TopicPartition) -> Vec<SegmentSummary> {
+        self.store.segments(partition)
+    }
+
+    pub(crate) fn log_bytes(&self, partition: TopicPartition) -> u64 {
+        self.store.log_bytes(partition)
+    }
+
+    pub(crate) async fn save_snapshots(&self, snapshots: Vec<(TopicPartition, Offset, Bytes)>) {
+        for (partition, offset, bytes) in snapshots {
+            if let Err(error) = self.store.save_snapshot(partition, offset, &bytes).await {
+                // Recovery then reads more of the log; nothing is lost.
+                tracing::warn!(%partition, %error, "a snapshot of the producers could not be saved");
+            }
+        }
+    }
+
+    pub(crate) async fn close(&self) -> Result<(), String> {
+        self.store.close().await.map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn gauge(&self, metrics: &ShardMetrics) {
+        let figures = self.store.figures();
+        metrics.journal_bytes_used.set(figures.journal_bytes);
+        metrics.tail_cache_bytes.set(figures.tail_cache_bytes as u64);
+        metrics.bytes_in_flight.set(figures.pending_bytes as u64);
+    }
+}
+
+fn segment_config(config: &TopicConfig) -> SegmentConfig {
+    SegmentConfig { segment_bytes: config.segment_bytes, segment_ms: config.segment_ms }
+}
