@@ -366,11 +366,7 @@ impl<D: Disk> Store<D> {
         let active = partition.active_segment_mut().expect("the gate is held, so the segment is still active");
         active.add(&header, last_append_time);
         partition.active.session = self.inner.session;
-        partition.active.index.entries.push(IndexEntry {
-            base_offset: header.base_offset,
-            position_blocks: u32::try_from(header.position / BLOCK_BYTES as u64).expect("segments are below 16 TiB"),
-            max_timestamp: header.max_timestamp,
-        });
+        partition.active.index.entries.push(IndexEntry::new(&header));
         partition.applied_end = header.next_offset;
         partition.unapplied_bytes -= bytes;
         state.unapplied_bytes -= bytes;

@@ -78,6 +78,22 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
+    /// Makes rounds durable that were only written (`durability = "os"`).
+    async fn flush_rounds(&self) -> Result<(), DiskError> {
+        let _pass = self.inner.rounds.enter().await;
+        let (file, through) = {
+            let state = self.inner.state.borrow();
+            let through = state.journal.next_round - 1;
+            if state.journal.flushed_through >= through {
+                return Ok(());
+            }
+            (state.journal.current.file.clone(), through)
+        };
+        self.sync(&file).await?;
+        self.inner.state.borrow_mut().journal.flushed_through = through;
+        Ok(())
+    }
+
     fn manifest_now(&self, topic_partition: TopicPartition) -> Result<Manifest, ChangeError> {
         let state = self.inner.state.borrow();
         state.partitions.get(&topic_partition).map(current_manifest).ok_or(ChangeError::Unknown(topic_partition))
@@ -111,6 +127,8 @@ impl<D: Disk> Store<D> {
         topic_partition: TopicPartition,
         offset: Offset,
     ) -> Result<(), ChangeError> {
+        // The log must not come back shorter than its start.
+        self.flush_rounds().await?;
         let pass = self.enter(topic_partition).await?;
         let mut manifest = self.manifest_now(topic_partition)?;
         if self.offsets(topic_partition).is_none_or(|offsets| offset > offsets.log_end_offset) {
@@ -268,13 +286,13 @@ impl<D: Disk> Store<D> {
                 .manifest
                 .segments
                 .iter()
+                .filter(|segment| segment.state == SegmentState::Sealed)
                 .filter(|segment| segment.base_offset >= from && segment.next_offset <= to)
                 .copied()
                 .collect();
-            let sealed = replaced.iter().all(|segment| segment.state == SegmentState::Sealed);
             let whole = replaced.first().is_some_and(|first| first.base_offset == from)
                 && replaced.last().is_some_and(|last| last.next_offset == to);
-            if !sealed || !whole {
+            if !whole {
                 return Err(ChangeError::NotSealed { topic_partition, from });
             }
             let incarnation = partition.manifest.next_incarnation;
@@ -414,7 +432,26 @@ impl<D: Disk> Store<D> {
                 }
             }
         }
-        Ok(self.remove_segments(topic_partition, &gone).await?)
+        self.remove_segments(topic_partition, &gone).await?;
+        Ok(self.remove_snapshots_above(topic_partition, end).await?)
+    }
+
+    /// Removes the snapshots of batches that are not in the log any more.
+    pub(crate) async fn remove_snapshots_above(
+        &self,
+        topic_partition: TopicPartition,
+        end: Offset,
+    ) -> Result<(), DiskError> {
+        let gone = {
+            let mut state = self.inner.state.borrow_mut();
+            let Some(partition) = state.partitions.get_mut(&topic_partition) else { return Ok(()) };
+            let kept = partition.snapshots.partition_point(|offset| *offset <= end);
+            partition.snapshots.split_off(kept)
+        };
+        for offset in gone {
+            self.inner.disk.remove(&manifest::snapshot_path(topic_partition, offset)).await?;
+        }
+        Ok(())
     }
 }
 

@@ -171,9 +171,13 @@ impl Partition {
         while self.epochs.len() > 1 && self.epochs[1].1 <= start {
             self.epochs.remove(0);
         }
-        if let Some(first) = self.epochs.first_mut() {
-            first.1 = first.1.max(start);
-        }
+    }
+
+    /// The first offset of each leader epoch that the log has, none below its start.
+    pub(crate) fn epochs_of_log(&self) -> Vec<(LeaderEpoch, Offset)> {
+        let start = self.log_start_offset();
+        let superseded = self.epochs.partition_point(|(_, first)| *first <= start).saturating_sub(1);
+        self.epochs[superseded..].iter().map(|(epoch, first)| (*epoch, (*first).max(start))).collect()
     }
 
     /// Adds a batch that is durable at the end of the tail.

@@ -135,6 +135,13 @@ impl<D: Disk> Store<D> {
                 Err(_) if !collector.out.is_empty() => return Ok(collector.out),
                 Err(error) => return Err(error),
             };
+            if self.offsets(topic_partition).is_some_and(|offsets| collector.next < offsets.log_start_offset) {
+                // The start of the log moved past the reader. Nothing may be skipped silently.
+                if collector.out.is_empty() {
+                    self.check_readable(topic_partition, collector.next)?;
+                }
+                return Ok(collector.out);
+            }
             let Some(loaded) = loaded else {
                 // The log was cut or deleted meanwhile.
                 self.check_readable(topic_partition, collector.next)?;

@@ -160,6 +160,14 @@ impl<D: Disk> Store<D> {
         let all: Vec<TopicPartition> = self.inner.state.borrow().partitions.keys().copied().collect();
         let mut recovered = Vec::with_capacity(all.len());
         for topic_partition in all {
+            let end = {
+                let state = self.inner.state.borrow();
+                let partition = &state.partitions[&topic_partition];
+                partition.damage.is_none().then_some(partition.durable_end)
+            };
+            if let Some(end) = end {
+                self.remove_snapshots_above(topic_partition, end).await?;
+            }
             let snapshot = self.newest_snapshot(topic_partition).await?;
             let (log_start_offset, damaged) = {
                 let state = self.inner.state.borrow();
@@ -190,7 +198,7 @@ impl<D: Disk> Store<D> {
                 log_end_offset: partition.durable_end,
                 snapshot,
                 batches_since_snapshot,
-                epochs: partition.epochs.clone(),
+                epochs: partition.epochs_of_log(),
                 error: partition.damage.clone(),
             });
         }
@@ -368,6 +376,8 @@ async fn recover_segments<D: Disk>(
     };
     let end = partition.manifest.end_offset();
     settle(partition, end);
+    // The journal may have lost batches that the manifest knows the epochs of.
+    partition.trim_epochs();
     let Some(entry) = partition.active_segment().copied() else { return Ok(()) };
     if partition.damage.is_some() {
         return Ok(());
@@ -390,8 +400,9 @@ async fn recover_segments<D: Disk>(
             let end = found.segment.next_offset;
             *partition.active_segment_mut().expect("it was there above") = found.segment;
             partition.active = found.active;
-            for (epoch, start) in found.epochs {
-                partition.note_epoch(epoch, start);
+            for at in 0..partition.active.index.entries.len() {
+                let entry = partition.active.index.entries[at];
+                partition.note_epoch(entry.leader_epoch, entry.base_offset);
             }
             settle(partition, end);
         }

@@ -95,11 +95,7 @@ impl<D: Disk> SegmentWriter<D> {
         let writes = split_writes(&self.file, position, &buffer, inner.options.write_bytes_max).collect();
         inner.disk.commit(writes, Flush::Written).await?;
         self.segment.add(&header, last.append_time);
-        self.index.entries.push(IndexEntry {
-            base_offset: header.base_offset,
-            position_blocks: u32::try_from(position / BLOCK_BYTES as u64).expect("segments are below 16 TiB"),
-            max_timestamp: header.max_timestamp,
-        });
+        self.index.entries.push(IndexEntry::new(&header));
         inner.disk.yield_now().await;
         Ok(())
     }

@@ -331,7 +331,7 @@ impl<D: Disk> Store<D> {
     #[must_use]
     pub fn epochs(&self, topic_partition: TopicPartition) -> Vec<(LeaderEpoch, Offset)> {
         let state = self.inner.state.borrow();
-        state.partitions.get(&topic_partition).map(|partition| partition.epochs.clone()).unwrap_or_default()
+        state.partitions.get(&topic_partition).map(Partition::epochs_of_log).unwrap_or_default()
     }
 
     /// Bytes of a partition's batches.

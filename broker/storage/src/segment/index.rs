@@ -4,17 +4,20 @@
 //! the active segment too, so that recovery does not start from the front. An index that is missing or damaged is rebuilt from the
 //! segment.
 
-use super::manifest::{SEGMENT_BYTES, Segment};
+use super::{
+    format::ExtentHeader,
+    manifest::{SEGMENT_BYTES, Segment},
+};
 use bytes::{Buf, BufMut};
 use tidegate_records::{
-    ids::{Offset, PartitionIndex, TopicId, TopicPartition},
+    ids::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition},
     time::Timestamp,
 };
 
 const MAGIC: [u8; 8] = *b"TGINDEX\0";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 8 + 4 + 4 + 16 + SEGMENT_BYTES + 8 + 4;
-const ENTRY_BYTES: usize = 20;
+const ENTRY_BYTES: usize = 24;
 
 /// One extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +25,21 @@ pub struct IndexEntry {
     pub base_offset: Offset,
     /// In blocks.
     pub position_blocks: u32,
+    pub leader_epoch: LeaderEpoch,
     pub max_timestamp: Timestamp,
 }
 
 impl IndexEntry {
+    pub(crate) fn new(header: &ExtentHeader) -> Self {
+        Self {
+            base_offset: header.base_offset,
+            position_blocks: u32::try_from(header.position / crate::disk::BLOCK_BYTES as u64)
+                .expect("segments are below 16 TiB"),
+            leader_epoch: header.leader_epoch,
+            max_timestamp: header.max_timestamp,
+        }
+    }
+
     /// Where the extent starts in the segment file.
     #[must_use]
     pub fn position(&self) -> u64 {
@@ -72,6 +86,7 @@ impl IndexFile {
         for entry in &self.index.entries {
             out.put_i64_le(entry.base_offset.0);
             out.put_u32_le(entry.position_blocks);
+            out.put_i32_le(entry.leader_epoch.0);
             out.put_i64_le(entry.max_timestamp.0);
         }
         out.put_u32_le(crc32c::crc32c(&out));
@@ -103,6 +118,7 @@ impl IndexFile {
             entries.push(IndexEntry {
                 base_offset: Offset(rest.get_i64_le()),
                 position_blocks: rest.get_u32_le(),
+                leader_epoch: LeaderEpoch(rest.get_i32_le()),
                 max_timestamp: Timestamp(rest.get_i64_le()),
             });
         }

@@ -2,7 +2,7 @@
 
 use bytes::Buf;
 use tidegate_records::{
-    ids::{LeaderEpoch, Offset, TopicPartition},
+    ids::{Offset, TopicPartition},
     time::Timestamp,
 };
 
@@ -48,7 +48,6 @@ impl Committed {
 pub(crate) struct SegmentScan {
     pub(crate) segment: Segment,
     pub(crate) active: ActiveIndex,
-    pub(crate) epochs: Vec<(LeaderEpoch, Offset)>,
     pub(crate) file_bytes: u64,
 }
 
@@ -74,7 +73,6 @@ pub(crate) async fn scan_segment<D: Disk>(
     let mut scan = SegmentScan {
         segment: Segment::new(entry.base_offset, entry.incarnation),
         active: ActiveIndex::default(),
-        epochs: Vec::new(),
         file_bytes,
     };
     match known {
@@ -115,16 +113,9 @@ pub(crate) async fn scan_segment<D: Disk>(
         if length == header.total_bytes() && decode_extent(&header, &bytes, Checksums::Check).is_none() {
             break;
         }
-        if scan.epochs.last().is_none_or(|(epoch, _)| header.leader_epoch > *epoch) {
-            scan.epochs.push((header.leader_epoch, header.base_offset));
-        }
         scan.segment.add(&header, last_append_time(&header, &bytes));
         scan.active.session = header.place.session;
-        scan.active.index.entries.push(IndexEntry {
-            base_offset: header.base_offset,
-            position_blocks: u32::try_from(position / BLOCK_BYTES as u64).unwrap_or(u32::MAX),
-            max_timestamp: header.max_timestamp,
-        });
+        scan.active.index.entries.push(IndexEntry::new(&header));
     }
     // Something that cannot be read, and whole extents after it that were written later: that is not a torn end.
     if committed.is_settled(scan.segment.next_offset) {
@@ -184,11 +175,7 @@ pub(crate) async fn rebuild_index<D: Disk>(
             let file = manifest::segment_path(topic_partition, segment);
             return Ok(Err(Damage::Segment { file, position, offset: expected }));
         };
-        index.entries.push(IndexEntry {
-            base_offset: header.base_offset,
-            position_blocks: u32::try_from(position / BLOCK_BYTES as u64).unwrap_or(u32::MAX),
-            max_timestamp: header.max_timestamp,
-        });
+        index.entries.push(IndexEntry::new(&header));
         expected = header.next_offset;
         position += header.total_bytes() as u64;
     }
