@@ -1,0 +1,158 @@
+//! A broker of the real binary, on free ports and a directory of its own.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use tempfile::TempDir;
+
+/// A running broker; killed when dropped. What it logged is shown when the test fails.
+pub(crate) struct Broker {
+    child: Option<Child>,
+    directory: TempDir,
+    arguments: Vec<String>,
+    pub(crate) kafka: String,
+    pub(crate) admin: String,
+}
+
+impl Broker {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts with more arguments of `tidegate serve`.
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        let directory = tempfile::Builder::new().prefix("tidegate-it-").tempdir().expect("a temporary directory");
+        let config = directory.path().join("tidegate.toml");
+        // Small, so that many brokers fit beside one another; no wait for more members in the first rebalance.
+        let text = "\"group.initial.rebalance.delay.ms\" = 0\n\"journal.bytes\" = 268435456\n\"log.retention.check.interval.ms\" = 1000\n";
+        std::fs::write(&config, text).expect("the configuration is written");
+        let mut broker = Self {
+            child: None,
+            directory,
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            kafka: String::new(),
+            admin: String::new(),
+        };
+        broker.spawn("127.0.0.1:0");
+        broker
+    }
+
+    /// The command that starts it.
+    pub(crate) fn command(&self, listen: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("serve").arg("--config").arg(self.directory.path().join("tidegate.toml"));
+        command.arg("--data-dir").arg(self.data_dir()).args(["--listen", listen, "--admin", "127.0.0.1:0"]);
+        if !self.arguments.iter().any(|argument| argument == "--shards") {
+            command.args(["--shards", "2"]);
+        }
+        command.args(&self.arguments);
+        command
+    }
+
+    fn spawn(&mut self, listen: &str) {
+        let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
+        let mut child =
+            self.command(listen).stdout(Stdio::piped()).stderr(log).spawn().expect("the broker's binary runs");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("standard output is a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("standard output can be read");
+        self.child = Some(child);
+        let field = |name: &str| {
+            let start = line.find(name).unwrap_or_else(|| panic!("no ready line, but {line:?}"));
+            line[start + name.len()..].split_whitespace().next().unwrap_or_default().to_owned()
+        };
+        assert!(line.starts_with("ready node="), "no ready line, but {line:?}");
+        self.kafka = field("kafka=");
+        self.admin = field("admin=");
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("stderr.log")
+    }
+
+    /// What it logged so far.
+    pub(crate) fn logged(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it can be killed");
+            child.wait().expect("it has ended");
+        }
+    }
+
+    /// Starts again on the same port and directory.
+    pub(crate) fn restart(&mut self) {
+        assert!(self.child.is_none(), "stop or kill it first");
+        let listen = self.kafka.clone();
+        self.spawn(&listen);
+    }
+
+    /// The same with more or other arguments.
+    pub(crate) fn restart_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self.restart();
+    }
+
+    /// SIGTERM; it must end by itself.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
+        assert!(killed.success());
+        child.wait().expect("it has ended")
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.kafka).expect("the broker accepts connections")
+    }
+
+    /// GET of the admin endpoint: status and body.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        use std::io::Write as _;
+        let mut stream = TcpStream::connect(&self.admin).expect("the admin endpoint accepts connections");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: tidegate\r\nconnection: close\r\n\r\n").expect("the request is sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("there is an answer");
+        let status = answer.split_whitespace().nth(1).and_then(|code| code.parse().ok()).expect("a status line");
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+        (status, body)
+    }
+
+    /// Every file below the data directory.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        fn walk(directory: &Path, files: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() { walk(&path, files) } else { files.push(path) }
+            }
+        }
+        let mut files = Vec::new();
+        walk(&self.data_dir(), &mut files);
+        files.sort();
+        files
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("---- what the broker logged ----\n{}", self.logged());
+        }
+    }
+}

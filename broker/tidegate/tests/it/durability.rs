@@ -1,0 +1,152 @@
+//! What was acknowledged survives `kill -9`, in order, once.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    message::DeliveryResult,
+    producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
+};
+
+use crate::{broker::Broker, raw::Raw, traps::create};
+
+const PARTITIONS: i32 = 8;
+const WAIT: Duration = Duration::from_secs(60);
+
+/// What was acknowledged: partition, offset, value.
+#[derive(Clone, Default)]
+struct Acknowledged {
+    records: Arc<Mutex<Vec<(i32, i64, u64)>>>,
+    count: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+}
+
+impl ClientContext for Acknowledged {}
+
+impl ProducerContext for Acknowledged {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        match result {
+            Ok(message) => {
+                let value = std::str::from_utf8(message.payload().expect("a value")).expect("digits");
+                let record = (message.partition(), message.offset(), value.parse().expect("a number"));
+                self.records.lock().expect("no panic").push(record);
+                self.count.fetch_add(1, Ordering::SeqCst);
+            }
+            Err(_) => {
+                self.failed.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+fn read_all(broker: &Broker, topic: &str) -> Vec<Vec<(i64, u64)>> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &broker.kafka).set("group.id", "unused").set("enable.partition.eof", "true");
+    let consumer: BaseConsumer = config.create().expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        list.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
+    }
+    consumer.assign(&list).expect("assigned");
+    let mut found = vec![Vec::new(); PARTITIONS as usize];
+    let mut ended = 0;
+    while ended < PARTITIONS {
+        match consumer.poll(WAIT).expect("records or their end") {
+            Ok(message) => {
+                let value = std::str::from_utf8(message.payload().expect("a value")).expect("digits");
+                found[message.partition() as usize].push((message.offset(), value.parse().expect("a number")));
+            }
+            Err(rdkafka::error::KafkaError::PartitionEOF(_)) => ended += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    found
+}
+
+#[test]
+fn an_idempotent_producer_loses_and_doubles_nothing_over_kill_9() {
+    let mut broker = Broker::start();
+    create(&mut Raw::new(broker.connect()), "kept", PARTITIONS);
+    let acknowledged = Acknowledged::default();
+    let producer: ThreadedProducer<Acknowledged> = ClientConfig::new()
+        .set("bootstrap.servers", &broker.kafka)
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "1")
+        .set("message.timeout.ms", "120000")
+        .set("retry.backoff.ms", "20")
+        .set("reconnect.backoff.ms", "10")
+        .set("reconnect.backoff.max.ms", "100")
+        .create_with_context(acknowledged.clone())
+        .expect("a producer");
+    let mut sent = 0_u64;
+    for kill in 1..=4_u64 {
+        // Killed while records are on their way, and some are acknowledged since the last time.
+        let before = acknowledged.count.load(Ordering::SeqCst);
+        while acknowledged.count.load(Ordering::SeqCst) < before + 3_000 * kill {
+            let value = sent.to_string();
+            let record = BaseRecord::<(), str>::to("kept").partition((sent % PARTITIONS as u64) as i32).payload(&value);
+            if producer.send(record).is_ok() {
+                sent += 1;
+            } else {
+                std::thread::yield_now();
+            }
+        }
+        broker.kill();
+        broker.restart();
+    }
+    producer.flush(Duration::from_secs(120)).expect("everything is delivered in the end");
+    assert_eq!(acknowledged.failed.load(Ordering::SeqCst), 0);
+    assert_eq!(acknowledged.count.load(Ordering::SeqCst), sent);
+
+    let found = read_all(&broker, "kept");
+    for (partition, records) in found.iter().enumerate() {
+        let values: Vec<u64> = records.iter().map(|(_, value)| *value).collect();
+        let expected: Vec<u64> = (0..sent).filter(|value| value % PARTITIONS as u64 == partition as u64).collect();
+        assert!(values == expected, "partition {partition}: {} records of {}", values.len(), expected.len());
+    }
+    for (partition, offset, value) in acknowledged.records.lock().expect("no panic").iter() {
+        // A retry that found its first copy may be told no offset.
+        if *offset >= 0 {
+            assert_eq!(found[*partition as usize][*offset as usize], (*offset, *value));
+        }
+    }
+}
+
+#[test]
+fn another_number_of_shards_moves_partitions_without_loss() {
+    let mut broker = Broker::start_with(&["--shards", "2"]);
+    create(&mut Raw::new(broker.connect()), "moved", PARTITIONS);
+    let mut sent = 0_u64;
+    for shards in ["1", "3", "2"] {
+        let acknowledged = Acknowledged::default();
+        let producer: ThreadedProducer<Acknowledged> = ClientConfig::new()
+            .set("bootstrap.servers", &broker.kafka)
+            .create_with_context(acknowledged.clone())
+            .expect("a producer");
+        for _ in 0..2_000 {
+            let value = sent.to_string();
+            let record = BaseRecord::<(), str>::to("moved").partition((sent % PARTITIONS as u64) as i32).payload(&value);
+            producer.send(record).map_err(|(error, _)| error).expect("queued");
+            sent += 1;
+        }
+        producer.flush(WAIT).expect("delivered");
+        drop(producer);
+        broker.kill();
+        broker.restart_with(&["--shards", shards]);
+        let found = read_all(&broker, "moved");
+        let total: usize = found.iter().map(Vec::len).sum();
+        assert_eq!(total as u64, sent, "with {shards} shards");
+        for records in &found {
+            assert!(records.iter().enumerate().all(|(index, (offset, _))| index as i64 == *offset));
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The broker as its users meet it: the real binary, stock clients, bad input, crashes.
+//!
+//! One binary for all of it, so that it is linked once. Clients that are not installed are skipped, saying so; with
+//! `TIDEGATE_REQUIRE_CLIENTS=1` they are an error. See README.md beside this file.
+
+mod broker;
+mod clients;
+mod durability;
+mod faults;
+mod librdkafka;
+mod raw;
+mod serve;
+mod tidy;
+mod traps;
