@@ -58,6 +58,12 @@ impl Attributes {
         }
     }
 
+    /// Bits 0-2 as they are, for an error about a codec that does not exist.
+    #[must_use]
+    pub fn compression_bits(self) -> i16 {
+        self.0 & Self::COMPRESSION_MASK
+    }
+
     #[must_use]
     pub fn with_compression(self, compression: Compression) -> Self {
         Self((self.0 & !Self::COMPRESSION_MASK) | compression as i16)

@@ -9,6 +9,7 @@ pub mod columns;
 pub mod compress;
 pub mod ids;
 pub mod record;
+pub mod retain;
 pub mod split;
 pub mod time;
 pub mod validate;

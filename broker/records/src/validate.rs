@@ -1,15 +1,19 @@
 //! Whether a batch may be appended: structure, checksum, counts, sizes, timestamps.
 //!
 //! The rules are those of Apache Kafka's `LogValidator` for message format v2. A batch keeps the bytes in which it came; only
-//! `LogAppendTime` and a `compression.type` of the topic's own change them. Compressed batches are decompressed to be checked, within
-//! a limit. [`Validated`] can only come from here.
+//! `LogAppendTime`, a `compression.type` of the topic's own, and a header whose largest timestamp is not that of its records change
+//! them. Compressed batches are decompressed to be checked, within a limit. [`Validated`] can only come from here.
+//!
+//! Stricter than Apache Kafka in one point: offset deltas must count from 0 in uncompressed batches too. Left to others: what a produce
+//! request may hold by its version, sequences and epochs of producers, the offsets.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::{
     batch::{self, Attributes, BatchHeader, Compression, HEADER_BYTES, HeaderError},
+    build,
     compress::{self, CompressionError},
-    ids::{Offset, Sequence},
+    ids::Offset,
     record::{RecordError, Records},
     time::Timestamp,
 };
@@ -37,6 +41,8 @@ pub struct Rules {
 pub struct Validated {
     bytes: Bytes,
     header: BatchHeader,
+    records: Bytes,
+    offset_delta_of_max_timestamp: i32,
 }
 
 impl Validated {
@@ -51,13 +57,28 @@ impl Validated {
         &self.header
     }
 
-    /// Its records, decompressed. Within the limit that it was validated with, because it was decompressed then.
-    ///
-    /// # Errors
-    /// As [`compress::decompress`]; does not happen with the same limit.
-    pub fn records(&self, limit: usize) -> Result<Bytes, CompressionError> {
-        let codec = self.header.attributes.compression().unwrap_or(Compression::None);
-        compress::decompress(codec, &self.bytes.slice(HEADER_BYTES..), limit)
+    /// Its records, decompressed: they were for the checks. Where the batch is not compressed they are a part of [`Validated::bytes`].
+    #[must_use]
+    pub fn records(&self) -> &Bytes {
+        &self.records
+    }
+
+    /// The largest timestamp of its records; the append time where the broker stamps it.
+    #[must_use]
+    pub fn max_timestamp(&self) -> Timestamp {
+        self.header.max_timestamp
+    }
+
+    /// Which record is the first with [`Validated::max_timestamp`] (ListOffsets, KIP-734).
+    #[must_use]
+    pub fn offset_delta_of_max_timestamp(&self) -> i32 {
+        self.offset_delta_of_max_timestamp
+    }
+
+    /// The batch and its header; the decompressed records are let go.
+    #[must_use]
+    pub fn into_parts(self) -> (Bytes, BatchHeader) {
+        (self.bytes, self.header)
     }
 }
 
@@ -124,10 +145,31 @@ const RECORD_ERRORS_MAX: usize = 100;
 /// # Errors
 /// [`ValidateError`].
 pub fn validate(bytes: Bytes, rules: &Rules) -> Result<Validated, ValidateError> {
+    let (header, codec) = check_header(&bytes, rules)?;
+    let records = compress::decompress(codec, &bytes.slice(HEADER_BYTES..), rules.max_decompressed_bytes)?;
+    let newest = check_records(&header, &records, rules)?;
+
+    let wanted = rules.compression.unwrap_or(codec);
+    let attributes = stored_attributes(header.attributes.with_compression(wanted), rules.log_append_time);
+    let (max_timestamp, offset_delta_of_max_timestamp) =
+        if rules.log_append_time { (rules.now, 0) } else { (newest.timestamp, newest.offset_delta) };
+    let stored = BatchHeader { attributes, max_timestamp, ..header };
+    let (bytes, header) = if stored == header {
+        (bytes, header)
+    } else if wanted == codec {
+        build::finish(stored, bytes.to_vec())
+    } else {
+        recompressed(stored, &records, wanted, rules)?
+    };
+    Ok(Validated { bytes, header, records, offset_delta_of_max_timestamp })
+}
+
+/// Everything that can be said without the records.
+fn check_header(bytes: &[u8], rules: &Rules) -> Result<(BatchHeader, Compression), ValidateError> {
     if bytes.is_empty() {
         return Err(ValidateError::Empty);
     }
-    let mut header = BatchHeader::parse(&bytes)?;
+    let header = BatchHeader::parse(bytes)?;
     let total = header.total_bytes();
     if total > bytes.len() {
         return Err(HeaderError::Truncated { available: bytes.len() }.into());
@@ -138,63 +180,29 @@ pub fn validate(bytes: Bytes, rules: &Rules) -> Result<Validated, ValidateError>
     if total > rules.max_message_bytes {
         return Err(ValidateError::TooLarge { bytes: total, limit: rules.max_message_bytes });
     }
-    let computed = batch::checksum(&bytes);
+    let computed = batch::checksum(bytes);
     if computed != header.crc {
         return Err(ValidateError::Checksum { stored: header.crc, computed });
     }
-    let codec = header.attributes.compression().ok_or(ValidateError::Codec { codec: header.attributes.0 & 7 })?;
+    let codec =
+        header.attributes.compression().ok_or(ValidateError::Codec { codec: header.attributes.compression_bits() })?;
     if header.attributes.is_control() {
         return Err(ValidateError::Control);
     }
     check_producer(&header)?;
-    let counts = ValidateError::Count { said: header.records_count, last_offset_delta: header.last_offset_delta };
     if header.records_count < 1 || header.last_offset_delta.checked_add(1) != Some(header.records_count) {
-        return Err(counts);
+        let (said, last_offset_delta) = (header.records_count, header.last_offset_delta);
+        return Err(ValidateError::Count { said, last_offset_delta });
     }
-    let records = compress::decompress(codec, &bytes.slice(HEADER_BYTES..), rules.max_decompressed_bytes)?;
-    let seen = check_records(&header, &records, rules)?;
-
-    let wanted = rules.compression.unwrap_or(codec);
-    // The delete horizon is the log's own mark (KIP-534), and a producer's claim to append time is not believed.
-    let attributes = stored_attributes(header.attributes.with_compression(wanted), rules.log_append_time);
-    let max_timestamp = if rules.log_append_time { rules.now } else { seen.max_timestamp };
-    let unchanged = wanted == codec && attributes == header.attributes && max_timestamp == header.max_timestamp;
-    if unchanged {
-        return Ok(Validated { bytes, header });
-    }
-    let body = if wanted == codec {
-        bytes.slice(HEADER_BYTES..)
-    } else {
-        let packed = compress::compress(wanted, &records, rules.compression_level)
-            .map_err(|error| CompressionError::Damaged { codec: wanted, reason: error.to_string() })?;
-        packed.into()
-    };
-    let mut out = BytesMut::with_capacity(HEADER_BYTES + body.len());
-    out.extend_from_slice(&bytes[..HEADER_BYTES]);
-    out.extend_from_slice(&body);
-    let length = (out.len() - batch::LENGTH_PREFIX_BYTES) as i32;
-    out[8..12].copy_from_slice(&length.to_be_bytes());
-    out[21..23].copy_from_slice(&attributes.0.to_be_bytes());
-    out[35..43].copy_from_slice(&max_timestamp.0.to_be_bytes());
-    let crc = batch::checksum(&out);
-    out[17..21].copy_from_slice(&crc.to_be_bytes());
-    header = BatchHeader { batch_length: length, attributes, max_timestamp, crc, ..header };
-    if out.len() > rules.max_message_bytes {
-        return Err(ValidateError::TooLarge { bytes: out.len(), limit: rules.max_message_bytes });
-    }
-    Ok(Validated { bytes: out.freeze(), header })
+    Ok((header, codec))
 }
 
-fn stored_attributes(attributes: Attributes, log_append_time: bool) -> Attributes {
-    let plain = attributes.without_log_marks();
-    if log_append_time { plain.with_log_append_time() } else { plain }
-}
-
+/// A producer that is not idempotent has id -1. What stands in the other fields then says nothing: kafkajs and Sarama leave 0 there.
 fn check_producer(header: &BatchHeader) -> Result<(), ValidateError> {
     let fits = if header.producer_id.is_some() {
         header.producer_epoch.0 >= 0 && header.base_sequence.0 >= 0
     } else {
-        header.base_sequence == Sequence::NONE && !header.attributes.is_transactional()
+        !header.attributes.is_transactional()
     };
     if fits {
         return Ok(());
@@ -206,64 +214,142 @@ fn check_producer(header: &BatchHeader) -> Result<(), ValidateError> {
     })
 }
 
-struct Seen {
-    max_timestamp: Timestamp,
+/// The delete horizon is the log's own mark (KIP-534), and a producer's claim to append time is not believed.
+fn stored_attributes(attributes: Attributes, log_append_time: bool) -> Attributes {
+    let plain = attributes.without_log_marks();
+    if log_append_time { plain.with_log_append_time() } else { plain }
 }
 
-fn check_records(header: &BatchHeader, bytes: &[u8], rules: &Rules) -> Result<Seen, ValidateError> {
+/// The batch in the codec of the topic. Too large if it is so now.
+fn recompressed(
+    header: BatchHeader,
+    records: &[u8],
+    codec: Compression,
+    rules: &Rules,
+) -> Result<(Bytes, BatchHeader), ValidateError> {
+    let mut out = vec![0; HEADER_BYTES];
+    compress::compress_into(&mut out, codec, records, rules.compression_level)
+        .map_err(|error| CompressionError::Damaged { codec, reason: error.to_string() })?;
+    if out.len() > rules.max_message_bytes.min(i32::MAX as usize) {
+        return Err(ValidateError::TooLarge { bytes: out.len(), limit: rules.max_message_bytes });
+    }
+    out.shrink_to_fit();
+    Ok(build::finish(header, out))
+}
+
+/// The first record with the largest timestamp.
+struct Newest {
+    timestamp: Timestamp,
+    offset_delta: i32,
+}
+
+fn check_records(header: &BatchHeader, bytes: &[u8], rules: &Rules) -> Result<Newest, ValidateError> {
+    let bounds = TimestampBounds::new(header, rules);
+    let mut newest = Newest { timestamp: Timestamp::NONE, offset_delta: 0 };
+    let mut faults = Faults::default();
     let mut walk = Records::new(bytes, header.records_count);
-    let mut max_timestamp = Timestamp::NONE;
-    let mut keyless = Vec::new();
-    let mut untimely = Vec::new();
-    let mut index = 0_i32;
+    let mut index = 0;
     while let Some(record) = walk.next() {
         let record = record?;
         if record.offset_delta != index {
-            return Err(ValidateError::Records {
-                records: vec![(index, format!("offset delta {} where {index} was expected", record.offset_delta))],
-            });
+            return Err(misplaced(index, record.offset_delta));
         }
-        let timestamp = header.base_timestamp.0.wrapping_add(record.timestamp_delta);
-        max_timestamp = max_timestamp.max(Timestamp(timestamp));
-        if rules.keys_required && record.key.is_none() && keyless.len() < RECORD_ERRORS_MAX {
-            keyless.push((index, "Compacted topic cannot accept message without key".to_owned()));
+        let timestamp = Timestamp(header.base_timestamp.0.wrapping_add(record.timestamp_delta));
+        if timestamp > newest.timestamp {
+            newest = Newest { timestamp, offset_delta: index };
         }
-        if !rules.log_append_time
-            && timestamp != Timestamp::NONE.0
-            && untimely.len() < RECORD_ERRORS_MAX
-            && let Some(reason) = untimeliness(timestamp, rules)
-        {
-            untimely.push((index, reason));
+        if rules.keys_required && record.key.is_none() {
+            faults.no_key(index);
+        } else if !bounds.contain(timestamp) {
+            faults.untimely(index, timestamp, &bounds);
         }
         index += 1;
     }
     if !walk.rest().is_empty() {
         return Err(ValidateError::Trailing { bytes: walk.rest().len() });
     }
-    if !keyless.is_empty() {
-        return Err(ValidateError::Records { records: keyless });
-    }
-    if !untimely.is_empty() {
-        return Err(ValidateError::Timestamps { records: untimely });
-    }
-    Ok(Seen { max_timestamp })
+    faults.into_result().map(|()| newest)
 }
 
-fn untimeliness(timestamp: i64, rules: &Rules) -> Option<String> {
-    let now = rules.now.0;
-    let bounds = || {
-        format!(
-            "Timestamp {timestamp} of message is out of range. The timestamp should be within [{}, {}]",
-            now.saturating_sub(rules.timestamp_before_max_ms),
-            now.saturating_add(rules.timestamp_after_max_ms)
-        )
-    };
-    let early = now.saturating_sub(timestamp) > rules.timestamp_before_max_ms;
-    let late = timestamp.saturating_sub(now) > rules.timestamp_after_max_ms;
-    (early || late).then(bounds)
+#[cold]
+fn misplaced(index: i32, offset_delta: i32) -> ValidateError {
+    ValidateError::Records { records: vec![(index, format!("offset delta {offset_delta} where {index} was expected"))] }
 }
 
-/// The offset of the first record with the batch's largest timestamp, for ListOffsets (KIP-734). `records` are decompressed.
+/// Within which the timestamps of records must be.
+enum TimestampBounds {
+    /// `LogAppendTime`: they do not count.
+    None,
+    /// `CreateTime`: from the first to the second, both included.
+    Within(Timestamp, Timestamp),
+    /// The producer says that it is the log.
+    Usurped,
+}
+
+impl TimestampBounds {
+    fn new(header: &BatchHeader, rules: &Rules) -> Self {
+        match (rules.log_append_time, header.attributes.is_log_append_time()) {
+            (true, true) => Self::Usurped,
+            (true, false) => Self::None,
+            (false, _) => Self::Within(
+                Timestamp(rules.now.0.saturating_sub(rules.timestamp_before_max_ms)),
+                Timestamp(rules.now.0.saturating_add(rules.timestamp_after_max_ms)),
+            ),
+        }
+    }
+
+    #[inline]
+    fn contain(&self, timestamp: Timestamp) -> bool {
+        match self {
+            Self::None => true,
+            Self::Within(first, last) => (*first..=*last).contains(&timestamp) || timestamp == Timestamp::NONE,
+            Self::Usurped => false,
+        }
+    }
+}
+
+/// What is wrong with single records (KIP-467).
+#[derive(Default)]
+struct Faults {
+    records: Vec<(i32, String)>,
+    any_untimely: bool,
+}
+
+impl Faults {
+    #[cold]
+    fn no_key(&mut self, index: i32) {
+        if self.records.len() < RECORD_ERRORS_MAX {
+            self.records.push((index, "Compacted topic cannot accept message without key".to_owned()));
+        }
+    }
+
+    #[cold]
+    fn untimely(&mut self, index: i32, timestamp: Timestamp, bounds: &TimestampBounds) {
+        self.any_untimely = true;
+        if self.records.len() < RECORD_ERRORS_MAX {
+            let reason = match bounds {
+                TimestampBounds::Within(first, last) => format!(
+                    "Timestamp {timestamp} of message is out of range. The timestamp should be within [{first}, {last}]"
+                ),
+                TimestampBounds::Usurped | TimestampBounds::None => {
+                    "Producer should not set timestamp type to LogAppendTime".to_owned()
+                }
+            };
+            self.records.push((index, reason));
+        }
+    }
+
+    /// One untimely record makes it an error of timestamps, whatever is wrong with others, as in Apache Kafka.
+    fn into_result(self) -> Result<(), ValidateError> {
+        match (self.records, self.any_untimely) {
+            (records, _) if records.is_empty() => Ok(()),
+            (records, true) => Err(ValidateError::Timestamps { records }),
+            (records, false) => Err(ValidateError::Records { records }),
+        }
+    }
+}
+
+/// The offset of the first record with a stored batch's largest timestamp, for ListOffsets (KIP-734). `records` are decompressed.
 #[must_use]
 pub fn offset_of_max_timestamp(header: &BatchHeader, records: &[u8]) -> Option<(Offset, Timestamp)> {
     let mut found: Option<(Offset, Timestamp)> = None;

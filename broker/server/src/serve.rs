@@ -19,9 +19,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidegate_model::metadata::{Broker, MetadataImage};
+use tidegate_model::{
+    group::GroupConfig,
+    metadata::{Broker, MetadataImage},
+};
+use tidegate_model::topic_config::ConfigType;
 use tidegate_records::ids::{BrokerId, ShardId};
-use tidegate_shard::{ShardIdentity, ShardSettings};
+use tidegate_shard::{ShardIdentity, ShardSettings, ShownSetting};
 use tidegate_storage::StoreOptions;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -238,9 +242,19 @@ fn start_shards(
     let cpus = startup_check::allowed_cpus();
     let (log_files_max, _) = share_open_files(config, report);
     let (mailboxes, own_mailboxes) = Mailboxes::new(shards);
-    let settings = Arc::new(shard_settings(config));
+    let settings = Arc::new(shard_settings(config, directory));
     let log = log_options(config, shards, log_files_max);
     let clock = Clock::start();
+    let disk = DiskOptions {
+        root: directory.path().to_path_buf(),
+        one_flush_for_all_files: report.one_flush_for_all_files,
+    };
+    let old_shards = directory.meta().shards;
+    if old_shards != shards && old_shards > 0 {
+        tracing::info!(old_shards, shards, "the number of shards has changed: emptying the journals of the old ones");
+        executor::migrate(&control.image, &disk, &log, BrokerId(config.node_id), old_shards, &metrics[0])
+            .map_err(|reason| ServeError::Shard { shard: 0, reason })?;
+    }
     let handle = control.handle.clone();
     let propose: Propose = Arc::new(move |change, answer| handle.propose(change, answer));
     let fatal: Arc<dyn Fn(String) + Send + Sync> = Arc::new(move |reason| drop(fatal.send(reason)));
@@ -254,10 +268,7 @@ fn start_shards(
             image: Arc::clone(&control.image),
             mailboxes: running.mailboxes.clone(),
             mailbox,
-            disk: DiskOptions {
-                root: directory.path().to_path_buf(),
-                one_flush_for_all_files: report.one_flush_for_all_files,
-            },
+            disk: disk.clone(),
             log: log.clone(),
             limits: connection_limits(config, shards),
             clock,
@@ -347,15 +358,56 @@ impl Shards {
     }
 }
 
-fn shard_settings(config: &Config) -> ShardSettings {
+fn shard_settings(config: &Config, directory: &DataDirectory) -> ShardSettings {
     ShardSettings {
         auto_create_topics: config.auto_create_topics,
         default_partitions: config.default_partitions,
         request_bytes_max: config.request_bytes_max,
         fetch_bytes_max: config.fetch_bytes_max,
+        fetch_sessions_max: usize::try_from(config.fetch_sessions_max).unwrap_or(usize::MAX),
         cleaning_interval_ms: config.retention_check_interval_ms,
         producer_id_expiration_ms: config.producer_id_expiration_ms,
+        groups: group_config(config),
+        data_directory: directory.path().display().to_string(),
+        shown: shown_settings(config),
         ..ShardSettings::default()
+    }
+}
+
+/// The broker's settings as DescribeConfigs shows them.
+fn shown_settings(config: &Config) -> Vec<ShownSetting> {
+    let defaults: Vec<_> = Config::default().entries().map(|(_, value)| value).collect();
+    config
+        .entries()
+        .zip(defaults)
+        .filter_map(|((setting, value), default)| {
+            let is_default = value == default;
+            Some(ShownSetting {
+                name: setting.name.to_owned(),
+                value: value?,
+                kind: ConfigType::String,
+                is_default,
+                documentation: setting.help.to_owned(),
+            })
+        })
+        .collect()
+}
+
+fn group_config(config: &Config) -> GroupConfig {
+    let millis = |millis: i32| Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+    let size = |size: i32| usize::try_from(size).unwrap_or(usize::MAX);
+    GroupConfig {
+        initial_rebalance_delay: millis(config.group_initial_rebalance_delay_ms),
+        min_session_timeout: millis(config.group_session_timeout_ms_min),
+        max_session_timeout: millis(config.group_session_timeout_ms_max),
+        max_size: size(config.group_size_max),
+        offset_metadata_max: config.offset_metadata_bytes_max,
+        offsets_retention: Duration::from_secs(u64::try_from(config.offsets_retention_minutes).unwrap_or(0) * 60),
+        offsets_retention_check_interval: Duration::from_millis(config.offsets_retention_check_interval_ms),
+        consumer_session_timeout: millis(config.group_consumer_session_timeout_ms),
+        consumer_heartbeat_interval: millis(config.group_consumer_heartbeat_interval_ms),
+        consumer_max_size: size(config.group_consumer_size_max),
+        ..GroupConfig::default()
     }
 }
 

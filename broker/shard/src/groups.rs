@@ -27,7 +27,7 @@ use tidegate_records::{
 use crate::{
     RequestId,
     error::PartitionError,
-    message::{FetchAsk, FetchItem, Fetched, Origin, ProduceAsk, ProduceItem, Reply},
+    message::{FetchAsk, FetchItem, Fetched, Origin, ProduceAsk, ProduceItem, ProducedItem, Reply},
     ownership,
     shard::{Effects, Shard},
 };
@@ -46,6 +46,9 @@ pub(crate) struct Groups {
     /// Requests of ours to our own partitions.
     own_requests: BTreeMap<RequestId, Purpose>,
     next_token: u64,
+    /// Partitions with writes that have failed but are not reported yet, and how many: later writes fail too, since they were
+    /// decided on a state that never came to be.
+    failing: BTreeMap<PartitionIndex, usize>,
     problems: Vec<String>,
 }
 
@@ -57,7 +60,7 @@ struct Served {
 }
 
 enum Purpose {
-    Persist(PersistToken),
+    Persist { token: PersistToken, partition: PartitionIndex },
     Load { partition: PartitionIndex, next: Offset },
 }
 
@@ -116,13 +119,21 @@ impl Shard {
     ) -> Option<Reply> {
         let Some(purpose) = self.groups.purpose(id) else { return Some(reply) };
         match (purpose, reply) {
-            (Purpose::Persist(token), Reply::Produced(items)) => {
+            (Purpose::Persist { token, partition }, Reply::Produced(items)) => {
                 let outcome = items.into_iter().next().map(|item| item.result);
                 let result = match outcome {
                     Some(Ok(_)) => Ok(()),
                     Some(Err(error)) => Err(persist_error(&error)),
                     None => Err(PersistError::Unavailable),
                 };
+                if result.is_err()
+                    && let Some(count) = self.groups.failing.get_mut(&partition)
+                {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.groups.failing.remove(&partition);
+                    }
+                }
                 self.coordinate(now, GroupInput::Persisted { token, result }, effects);
             }
             (Purpose::Load { partition, next }, Reply::Fetched { items, .. }) => {
@@ -208,22 +219,36 @@ impl Shard {
         }
         let (bytes, header) = batch.build();
         let bytes_max = self.image.partition_config(partition).map_or(usize::MAX, |config| config.max_message_bytes);
-        if bytes.len() > bytes_max {
-            self.groups.problems.push(format!(
+        let id = self.next_request_id();
+        let origin = Origin { shard: self.identity.shard, request: id };
+        let index = partition.partition;
+        self.groups.own_requests.insert(id, Purpose::Persist { token, partition: index });
+        let refusal = if self.groups.failing.contains_key(&index) {
+            Some(PartitionError::Storage("an earlier write of the coordinator has failed".into()))
+        } else if bytes.len() > bytes_max {
+            let message = format!(
                 "a group's records take {} bytes and max.message.bytes of {OFFSETS_TOPIC} allows {bytes_max}; raise it",
                 bytes.len()
-            ));
-            let input = GroupInput::Persisted { token, result: Err(PersistError::TooLarge) };
-            return self.coordinate(now, input, effects);
-        }
-        let id = self.next_request_id();
-        self.groups.own_requests.insert(id, Purpose::Persist(token));
-        let ask = ProduceAsk {
-            items: vec![ProduceItem { index: 0, partition, bytes, header }],
-            rule: CommitRule::AllInSync,
-            deadline: Instant(u64::MAX),
+            );
+            self.groups.problems.push(message.clone());
+            Some(PartitionError::Invalid { code: 0, message, records: Vec::new() })
+        } else {
+            None
         };
-        self.owned.produce(now, Origin { shard: self.identity.shard, request: id }, ask, effects);
+        if let Some(error) = refusal {
+            let item = ProducedItem { index: 0, partition, result: Err(error) };
+            effects.reply(origin, Reply::Produced(vec![item]));
+        } else {
+            let ask = ProduceAsk {
+                items: vec![ProduceItem { index: 0, partition, bytes, header }],
+                rule: CommitRule::AllInSync,
+                deadline: Instant(u64::MAX),
+            };
+            self.owned.produce(now, origin, ask, effects);
+        }
+        if effects.has_failed(id) {
+            *self.groups.failing.entry(index).or_default() += 1;
+        }
     }
 
     fn load_from_start(&mut self, now: Now, partition: PartitionIndex, effects: &mut Effects) {
@@ -344,6 +369,17 @@ fn persist_error(error: &PartitionError) -> PersistError {
     match error {
         PartitionError::NotLeader => PersistError::NotLeader,
         PartitionError::Storage(_) | PartitionError::Append(AppendError::OffsetsExhausted) => PersistError::Storage,
+        PartitionError::Invalid { .. } => PersistError::TooLarge,
         _ => PersistError::Unavailable,
+    }
+}
+
+impl Effects {
+    /// Whether an append of ours was refused on the spot. Its reply is the latest that was queued.
+    fn has_failed(&self, id: RequestId) -> bool {
+        self.replies.iter().rev().any(|(origin, reply)| {
+            origin.request == id
+                && matches!(reply, Reply::Produced(items) if items.iter().any(|item| item.result.is_err()))
+        })
     }
 }

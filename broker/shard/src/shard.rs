@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use kafka_protocol::messages::ApiKey;
 use tidegate_model::{
+    fetch_session::{FetchSessions, SessionIds},
     group::GroupConfig,
     metadata::{MetadataChange, MetadataImage},
     partition::EpochStart,
@@ -52,6 +53,8 @@ pub struct ShardSettings {
     pub request_bytes_max: usize,
     /// `fetch.max.bytes`: what a fetch may ask for at most, in bytes.
     pub fetch_bytes_max: usize,
+    /// `max.incremental.fetch.session.cache.slots`, of the whole broker.
+    pub fetch_sessions_max: usize,
     /// `producer.id.expiration.ms`.
     pub producer_id_expiration_ms: i64,
     /// Milliseconds after which a produce request that names no timeout is given up.
@@ -85,6 +88,7 @@ impl Default for ShardSettings {
             default_partitions: 1,
             request_bytes_max: 100 << 20,
             fetch_bytes_max: 55 << 20,
+            fetch_sessions_max: 1_000,
             producer_id_expiration_ms: 86_400_000,
             request_timeout_ms: 30_000,
             cleaning_interval_ms: 300_000,
@@ -266,6 +270,7 @@ pub struct Shard {
     pub(crate) owned: Owned,
     pub(crate) groups: Groups,
     pub(crate) producer_ids: api::ProducerIds,
+    pub(crate) fetch_sessions: FetchSessions,
     pub(crate) disk_bytes: Option<(i64, i64)>,
     in_flight: BTreeMap<RequestId, (Request, Work)>,
     next_request: u64,
@@ -276,6 +281,7 @@ impl Shard {
     #[must_use]
     pub fn new(identity: ShardIdentity, settings: Arc<ShardSettings>) -> Self {
         let owned = Owned::new(identity.shard);
+        let fetch_sessions = fetch_sessions(&identity, &settings, 0);
         Self {
             identity,
             settings,
@@ -284,6 +290,7 @@ impl Shard {
             owned,
             groups: Groups::default(),
             producer_ids: api::ProducerIds::default(),
+            fetch_sessions,
             disk_bytes: None,
             in_flight: BTreeMap::new(),
             next_request: 0,
@@ -294,6 +301,8 @@ impl Shard {
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Effects) {
         match input {
             Input::Start { image, recovered } => {
+                let seed = now.wall.0.unsigned_abs().rotate_left(32) ^ now.instant.0;
+                self.fetch_sessions = fetch_sessions(&self.identity, &self.settings, seed);
                 self.owned.recovered(recovered);
                 self.metadata(now, image, effects);
             }
@@ -455,4 +464,10 @@ impl Shard {
     pub(crate) fn owner(&self, partition: TopicPartition) -> ShardId {
         ownership::owner(partition, self.identity.shards)
     }
+}
+
+/// The fetch sessions of this shard's connections: its share of the slots and of the ids.
+fn fetch_sessions(identity: &ShardIdentity, settings: &ShardSettings, seed: u64) -> FetchSessions {
+    let slots = settings.fetch_sessions_max.div_ceil(usize::from(identity.shards));
+    FetchSessions::new(slots, SessionIds::of_shard(identity.shard.0, identity.shards), seed)
 }

@@ -50,6 +50,7 @@ struct World {
     /// After how many operations what happens.
     fault: Option<(u64, Fault)>,
     stopped: bool,
+    failed: bool,
     bytes_max: u64,
 }
 
@@ -171,6 +172,7 @@ impl SimulatedDisk {
             operations: 0,
             fault: None,
             stopped: false,
+            failed: false,
             bytes_max,
         };
         Self { world: Rc::new(RefCell::new(world)) }
@@ -186,9 +188,21 @@ impl SimulatedDisk {
         self.world.borrow_mut().bytes_max = bytes_max;
     }
 
+    /// Whether there is an end to the room.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.world.borrow().bytes_max != u64::MAX
+    }
+
     #[must_use]
     pub fn allocated_bytes(&self) -> u64 {
         self.world.borrow().allocated_bytes()
+    }
+
+    /// Whether an operation has failed by a planned fault.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.world.borrow().failed
     }
 
     /// Whether the machine has stopped by a planned fault.
@@ -206,6 +220,8 @@ impl SimulatedDisk {
     pub fn restart(&self, stop: Stop) {
         let world = &mut *self.world.borrow_mut();
         world.stopped = false;
+        world.failed = false;
+        world.bytes_max = u64::MAX;
         world.fault = None;
         world.collect_garbage();
         for inode in world.inodes.values_mut() {
@@ -260,6 +276,7 @@ impl SimulatedDisk {
             }
             Some(Fault::Error) if writes => {
                 world.fault = None;
+                world.failed = true;
                 Err(error(operation, path, DiskErrorKind::Other))
             }
             _ => Ok(None),

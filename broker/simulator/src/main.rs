@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         None => arguments.from..arguments.from + arguments.seeds,
     };
     let mut failures = 0_u64;
-    let (mut crashes, mut batches, mut operations) = (0, 0, 0);
+    let (mut crashes, mut batches, mut direct_batches, mut operations) = (0, 0, 0, 0);
     let total = seeds.end - seeds.start;
     for seed in seeds {
         let trace = if arguments.trace { Trace::keeping() } else { Trace::default() };
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
             Ok(summary) => {
                 crashes += summary.crashes;
                 batches += summary.batches;
+                direct_batches += summary.direct_batches;
                 operations += summary.operations;
             }
             Err(failure) => {
@@ -51,6 +52,8 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("{total} seeds, {batches} batches, {operations} disk operations, {crashes} crashes, {failures} failures");
+    println!(
+        "{total} seeds, {batches} batches, {direct_batches} of them direct, {operations} disk operations, {crashes} crashes, {failures} failures"
+    );
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

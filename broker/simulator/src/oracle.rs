@@ -40,6 +40,8 @@ pub struct Expected {
     pub log_start_max: Offset,
     /// A cut that is under way.
     pub cut_to: Option<Offset>,
+    /// How often the log was cut.
+    pub cuts: u64,
     /// What was saved at each offset; the last may be half saved.
     pub snapshots: BTreeMap<Offset, Vec<Bytes>>,
     /// The newest snapshot that was acknowledged.

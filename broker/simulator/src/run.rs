@@ -9,8 +9,10 @@ use tidegate_records::{
     time::Timestamp,
 };
 use tidegate_storage::{
-    Append, AppendError, PartitionSpec, ReadError, ReadRequest, RecoveredPartition, SegmentConfig, Store, StoreOptions,
-    disk::Flush,
+    Append, AppendError, ChangeError, PartitionSpec, ReadError, ReadRequest, RecoveredPartition, SegmentConfig, Store,
+    StoreOptions,
+    disk::{DiskErrorKind, Flush},
+    migrate,
 };
 
 use crate::{
@@ -45,6 +47,8 @@ pub struct Summary {
     pub operations: u64,
     pub crashes: u64,
     pub batches: u64,
+    /// Those that went straight into a segment.
+    pub direct_batches: u64,
     pub hash: u64,
 }
 
@@ -65,19 +69,26 @@ struct World {
     /// Workers that still have something to do.
     working: Rc<RefCell<u32>>,
     batches: Rc<RefCell<u64>>,
+    direct_batches: Rc<RefCell<u64>>,
     clock: Rc<RefCell<i64>>,
     /// All stores are open and were checked.
     opened: Rc<RefCell<bool>>,
     shards: u16,
+    /// The workload is of large batches to few partitions.
+    large: bool,
 }
 
 fn topic_partition(index: i32) -> TopicPartition {
     TopicPartition::new(TopicId([7; 16]), PartitionIndex(index))
 }
 
-fn options(random: &mut Random, shard: u16) -> StoreOptions {
+fn options(random: &mut Random, shard: u16, large: bool) -> StoreOptions {
     let block = 4096;
     let file_blocks = random.between(24, 64);
+    let (direct_min_bytes, prewrite_bytes) = match large {
+        true => (random.between(1, 8) * 1024, random.between(16, 48) * block),
+        false => (random.between(2, 24) * 1024, random.between(4, 24) * block),
+    };
     StoreOptions {
         shard: ShardId(shard),
         journal_bytes_max: file_blocks * block * random.between(3, 5),
@@ -90,8 +101,8 @@ fn options(random: &mut Random, shard: u16) -> StoreOptions {
         round_bytes_max: random.between(8, 64) as usize * 1024,
         write_bytes_max: random.between(1, 8) as usize * 4096,
         extent_bytes: random.between(2, 40) as usize * 1024,
-        direct_min_bytes: random.between(2, 24) as usize * 1024,
-        prewrite_bytes: random.between(4, 24) * block,
+        direct_min_bytes: direct_min_bytes as usize,
+        prewrite_bytes,
         index_every_bytes: random.between(2, 40) * 4096,
         open_files_max: random.between(1, 8) as usize,
     }
@@ -106,8 +117,17 @@ impl World {
         self.random.borrow_mut().one_in(times)
     }
 
+    /// Something went wrong that must not, unless the disk failed.
     fn fail(&self, what: String) {
+        if self.disk.has_failed() {
+            self.trace.note(format_args!("after the disk failed: {what}"));
+            return;
+        }
         self.failure.borrow_mut().get_or_insert(what);
+    }
+
+    fn is_full(&self) -> bool {
+        self.disk.is_limited()
     }
 
     fn store(&self, topic_partition: TopicPartition) -> Store<SimulatedDisk> {
@@ -116,7 +136,8 @@ impl World {
     }
 
     fn any_partition(&self) -> TopicPartition {
-        topic_partition(self.below(PARTITIONS as u64) as i32)
+        let busy = if self.large && !self.one_in(5) { 2 } else { PARTITIONS as u64 };
+        topic_partition(self.below(busy) as i32)
     }
 }
 
@@ -141,9 +162,11 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
         failure: Rc::default(),
         working: Rc::default(),
         batches: Rc::default(),
+        direct_batches: Rc::default(),
         clock: Rc::new(RefCell::new(1_000_000)),
         opened: Rc::default(),
         shards: 1,
+        large: random.one_in(2),
     };
     let mut summary = Summary::default();
     let mut stop = None;
@@ -152,14 +175,26 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
         world.stores.borrow_mut().clear();
         *world.opened.borrow_mut() = false;
         let executor = Executor::new(random.fork());
-        let crash = !random.one_in(6);
         let kind = if random.one_in(2) { Stop::Kill } else { Stop::PowerLoss };
-        if crash {
+        let fault = match random.below(12) {
+            0 | 1 => None,
+            2 => Some(Fault::Error),
+            _ => Some(Fault::Stop(kind)),
+        };
+        if let Some(fault) = fault {
             // Many crashes hit the recovery of the one before.
-            let after = if random.one_in(5) { random.between(1, 40) } else { random.between(20, 600) };
-            world.disk.plan_fault(Some((after, Fault::Stop(kind))));
+            let after = match random.below(6) {
+                0 => random.between(1, 60),
+                1 => random.between(100, 2500),
+                _ => random.between(20, 700),
+            };
+            world.disk.plan_fault(Some((after, fault)));
         }
-        let settings: Vec<StoreOptions> = (0..world.shards).map(|shard| options(&mut random, shard)).collect();
+        if random.one_in(3) {
+            world.shards = u16::try_from(random.between(1, 3)).expect("a few shards");
+        }
+        let settings: Vec<StoreOptions> =
+            (0..world.shards).map(|shard| options(&mut random, shard, world.large)).collect();
         let ended = {
             let started = world.clone();
             let spawner = executor.spawner();
@@ -178,7 +213,7 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
         if ended != Ended::Done {
             return Err(Failure { seed, what: format!("the run is {ended:?}, nothing crashed") });
         }
-        if world.disk.has_stopped() {
+        if world.disk.has_stopped() || world.disk.has_failed() {
             trace.note(format_args!("{kind:?} after {} operations", world.disk.operations()));
             summary.crashes += 1;
             world.disk.restart(kind);
@@ -194,27 +229,33 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
         if cycle == cycles && stop.is_some() {
             cycle -= u64::from(!world.one_in(3));
         }
-        world.shards = 1;
     }
     summary.operations = world.disk.operations();
     summary.batches = *world.batches.borrow();
+    summary.direct_batches = *world.direct_batches.borrow();
     summary.hash = trace.hash();
     Ok(summary)
 }
 
 /// From opening the stores to closing them, unless the machine stops before.
 async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop: Option<Stop>) {
+    let config = || SegmentConfig {
+        segment_bytes: 4096 * (1 + world.below(if world.large { 80 } else { 24 })),
+        segment_ms: 500 + world.below(10_000) as i64,
+    };
+    let specs: Vec<PartitionSpec> = (0..PARTITIONS)
+        .map(|index| PartitionSpec { topic_partition: topic_partition(index), config: config() })
+        .collect();
+    match migrate(&world.disk, &settings[0], world.shards, &specs).await {
+        Ok(drained) => world.trace.note(format_args!("{} shards, drained {drained}", world.shards)),
+        Err(error) => return world.fail(format!("the shards cannot be changed: {error}")),
+    }
     for options in settings {
         let shard = options.shard.0;
-        let specs = (0..PARTITIONS)
-            .filter(|index| *index as u16 % world.shards == shard)
-            .map(|index| PartitionSpec {
-                topic_partition: topic_partition(index),
-                config: SegmentConfig {
-                    segment_bytes: 4096 * (1 + world.below(24)),
-                    segment_ms: 500 + world.below(10_000) as i64,
-                },
-            })
+        let specs = specs
+            .iter()
+            .filter(|spec| spec.topic_partition.partition.0 as u16 % world.shards == shard)
+            .copied()
             .collect();
         match Store::open(world.disk.clone(), options, specs).await {
             Ok((store, recovered)) => {
@@ -250,7 +291,7 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
         let finished = Rc::clone(&finished);
         start(Box::pin(async move {
             for _ in 0..actions {
-                if world.failure.borrow().is_some() {
+                if world.failure.borrow().is_some() || world.disk.has_failed() {
                     break;
                 }
                 if worker == 0 {
@@ -269,7 +310,7 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
         let (store_a, store_b) = (store.clone(), store);
         let (done_a, done_b) = (Rc::clone(&finished), Rc::clone(&finished));
         start(Box::pin(async move {
-            while *done_a.borrow() < workers || store_a.has_pending() {
+            while (*done_a.borrow() < workers || store_a.has_pending()) && !store_a.figures().failed {
                 if store_a.has_pending() {
                     commit(&committing, &store_a).await;
                 }
@@ -277,7 +318,7 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
             }
         }));
         start(Box::pin(async move {
-            while *done_b.borrow() < workers || store_b.has_pending() {
+            while (*done_b.borrow() < workers || store_b.has_pending()) && !store_b.figures().failed {
                 let budget = 1 + applying.below(64 * 1024) as usize;
                 store_b.apply_step(budget).await;
                 for _ in 0..applying.below(20) {
@@ -289,7 +330,8 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
     while *running.borrow() > 0 {
         yield_now().await;
     }
-    if world.one_in(2) {
+    world.disk.set_bytes_max(u64::MAX);
+    if world.one_in(2) && !world.disk.has_failed() {
         let stores: Vec<_> = world.stores.borrow().values().cloned().collect();
         for store in stores {
             if let Err(error) = store.close().await {
@@ -310,6 +352,7 @@ async fn commit(world: &World, store: &Store<SimulatedDisk>) {
     match flushes {
         Ok(report) => {
             let mut oracle = world.oracle.borrow_mut();
+            *world.direct_batches.borrow_mut() += report.direct_batches as u64;
             for (topic_partition, end) in report.durable {
                 world.trace.note(format_args!("durable {topic_partition} {end} flushes {}", report.flushes));
                 let expected = oracle.partitions.get_mut(&topic_partition).expect("only known partitions are used");
@@ -338,6 +381,7 @@ async fn append_some(world: &World, store: &Store<SimulatedDisk>, topic_partitio
     let durability = if world.one_in(4) { Flush::Written } else { Flush::Durable };
     for _ in 0..count {
         let value_bytes = match world.below(8) {
+            1.. if world.large => 1000 + world.below(7000),
             0 => 4096 + world.below(12_000),
             1 | 2 => 1000 + world.below(4000),
             _ => world.below(300),
@@ -382,6 +426,7 @@ async fn append_some(world: &World, store: &Store<SimulatedDisk>, topic_partitio
                 yield_now().await;
                 return;
             }
+            Err(AppendError::NoSpace) if world.is_full() => return,
             Err(error) => {
                 drop(oracle);
                 world.fail(format!("an append was refused: {error}"));
@@ -408,6 +453,7 @@ async fn read_some(world: &World, store: &Store<SimulatedDisk>, topic_partition:
     let from = Offset(start.0 + world.below((end.0 - start.0 + 1) as u64) as i64);
     let request =
         ReadRequest { from, bytes_max: world.below(40_000) as usize, up_to: end, at_least_one: world.one_in(2) };
+    let cuts = world.oracle.borrow().partitions[&topic_partition].cuts;
     let read = match store.read_tail(topic_partition, request) {
         Some(read) => Ok(read),
         None => store.read(topic_partition, request).await,
@@ -424,6 +470,9 @@ async fn read_some(world: &World, store: &Store<SimulatedDisk>, topic_partition:
     };
     let oracle = world.oracle.borrow();
     let expected = &oracle.partitions[&topic_partition];
+    if expected.cuts != cuts || expected.cut_to.is_some() {
+        return;
+    }
     let last = batches.last().map_or(from, |(_, next, _)| *next);
     // What a rewrite removed while this was read may still be seen.
     let mut lenient = expected.clone();
@@ -433,7 +482,6 @@ async fn read_some(world: &World, store: &Store<SimulatedDisk>, topic_partition:
     }
     if let Err(what) = lenient.check_read(from.max(expected.log_start), last, &batches)
         && expected.log_start <= from
-        && expected.cut_to.is_none()
     {
         drop(oracle);
         world.fail(format!("reading {topic_partition} from {from}: {what}"));
@@ -444,7 +492,7 @@ async fn read_some(world: &World, store: &Store<SimulatedDisk>, topic_partition:
             .batches
             .iter()
             .any(|batch| batch.next_offset > from && batch.next_offset <= end && !batch.gone && !batch.may_be_gone);
-        if left && expected.cut_to.is_none() {
+        if left {
             drop(oracle);
             world.fail(format!("reading {topic_partition} from {from} gave nothing, the end is {end}"));
         }
@@ -461,18 +509,71 @@ async fn maintain(world: &World) {
         3 => retain(world, &store, topic_partition).await,
         4 | 5 => rewrite(world, &store, topic_partition).await,
         6 => snapshot(world, &store, topic_partition).await,
-        _ => Ok(()),
+        _ if world.one_in(3) => cut(world, &store, topic_partition).await,
+        _ => {
+            // The disk runs full, and has room again.
+            let room = if world.is_full() || world.one_in(2) {
+                u64::MAX
+            } else {
+                world.disk.allocated_bytes() + world.below(200_000)
+            };
+            world.trace.note(format_args!("room {room}"));
+            world.disk.set_bytes_max(room);
+            Ok(())
+        }
     };
     if let Err(error) = done {
+        let full = matches!(&error, ChangeError::Disk(error) if error.kind == DiskErrorKind::Full);
+        if full && world.is_full() {
+            return;
+        }
         world.fail(format!("a change of {topic_partition} failed: {error}"));
     }
+}
+
+async fn cut(world: &World, store: &Store<SimulatedDisk>, topic_partition: TopicPartition) -> Result<(), ChangeError> {
+    // A cut that meets a full disk closes the store: only an opening can finish it.
+    if world.is_full() {
+        return Ok(());
+    }
+    let Some(offsets) = store.offsets(topic_partition) else { return Ok(()) };
+    let back = (offsets.log_end_offset.0 - offsets.log_start_offset.0) / (1 + world.below(6) as i64);
+    let to = Offset(offsets.log_end_offset.0 - world.below(back as u64 + 1) as i64);
+    world.trace.note(format_args!("cut {topic_partition} {to}"));
+    {
+        let mut oracle = world.oracle.borrow_mut();
+        let expected = oracle.partitions.get_mut(&topic_partition).expect("known");
+        // A batch across the cut goes whole.
+        let across = expected.batches.iter().find(|batch| batch.next_offset > to);
+        expected.cut_to = Some(across.map_or(to, |batch| batch.base_offset.min(to)));
+        expected.cuts += 1;
+    }
+    store.truncate(topic_partition, to).await?;
+    let end = store.offsets(topic_partition).map_or(to, |offsets| offsets.log_end_offset);
+    world.trace.note(format_args!("was cut {topic_partition} {end}"));
+    let mut oracle = world.oracle.borrow_mut();
+    let expected = oracle.partitions.get_mut(&topic_partition).expect("known");
+    let must = expected.cut_to.take().unwrap_or(to);
+    if end < must.min(expected.durable_end) || end > to.max(expected.durable_end) {
+        drop(oracle);
+        world.fail(format!("{topic_partition} was cut to {to}, its end is {end}"));
+        return Ok(());
+    }
+    expected.cuts += 1;
+    expected.batches.retain(|batch| batch.next_offset <= end);
+    expected.durable_end = expected.durable_end.min(end);
+    expected.written_end = end;
+    expected.log_start = expected.log_start.min(end);
+    expected.snapshots.retain(|offset, _| *offset <= end);
+    expected.snapshot = expected.snapshot.filter(|offset| *offset <= end);
+    Ok(())
 }
 
 async fn move_start(
     world: &World,
     store: &Store<SimulatedDisk>,
     topic_partition: TopicPartition,
-) -> Result<(), tidegate_storage::ChangeError> {
+) -> Result<(), ChangeError> {
     let Some(offsets) = store.offsets(topic_partition) else { return Ok(()) };
     let room = offsets.log_end_offset.0 - offsets.log_start_offset.0;
     let to = offsets.log_start_offset.plus(world.below(room as u64 / 2 + 1) as i64);
@@ -490,7 +591,7 @@ async fn retain(
     world: &World,
     store: &Store<SimulatedDisk>,
     topic_partition: TopicPartition,
-) -> Result<(), tidegate_storage::ChangeError> {
+) -> Result<(), ChangeError> {
     let segments = store.segments(topic_partition);
     let sealed: Vec<_> = segments.iter().filter(|segment| segment.sealed).collect();
     if sealed.is_empty() {
@@ -511,7 +612,7 @@ async fn rewrite(
     world: &World,
     store: &Store<SimulatedDisk>,
     topic_partition: TopicPartition,
-) -> Result<(), tidegate_storage::ChangeError> {
+) -> Result<(), ChangeError> {
     let segments = store.segments(topic_partition);
     let sealed: Vec<_> = segments.iter().filter(|segment| segment.sealed).collect();
     if sealed.is_empty() {
@@ -566,7 +667,7 @@ async fn snapshot(
     world: &World,
     store: &Store<SimulatedDisk>,
     topic_partition: TopicPartition,
-) -> Result<(), tidegate_storage::ChangeError> {
+) -> Result<(), ChangeError> {
     let Some(offsets) = store.offsets(topic_partition) else { return Ok(()) };
     let offset = offsets.log_end_offset;
     let content = Bytes::from(world.below(u64::MAX).to_string());

@@ -6,19 +6,22 @@
 
 use std::rc::Rc;
 
-use tidegate_records::ids::{Offset, TopicPartition};
+use tidegate_records::{
+    ids::{Offset, TopicPartition},
+    time::Timestamp,
+};
 
 use crate::{
     cache::FileKey,
     commit::split_writes,
     disk::{Access, AlignedBuffer, BLOCK_BYTES, Disk, DiskError, DiskErrorKind, Flush, Write},
     error::{Damage, Fatal},
-    gate::Pass,
+    gate::{PartitionGate, PartitionPass},
     journal::files::{JournalFile, Unfinished, file_path, unfinished_path},
     partition::{ActiveIndex, Partition, TailBatch},
     segment::{
         format::{self, ExtentPlace, FileHeader},
-        index::{IndexEntry, IndexFile},
+        index::IndexFile,
         manifest::{self, Manifest, Segment, SegmentState},
     },
     store::{State, Store, StoreOptions},
@@ -135,12 +138,13 @@ impl<D: Disk> Store<D> {
             let state = self.inner.state.borrow();
             offline |= state.partitions.get(&topic_partition).is_some_and(|partition| partition.damage.is_some());
         }
+        let (shard, session) = (self.inner.options.shard.0, self.inner.session);
+        crate::recovery::write_session(&self.inner.disk, shard, session, session).await?;
         if offline {
             // What an offline partition has in the journal is not applied: the files stay for when it is mended.
             return Ok(());
         }
         // Oldest first, so that what is left is always the end of the journal. A file that gets a new number is empty.
-        let shard = self.inner.options.shard.0;
         loop {
             let Some(file) = self.inner.state.borrow_mut().journal.old.pop_front() else { break };
             self.inner.disk.remove(&file_path(shard, file.sequence)).await?;
@@ -167,7 +171,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    pub(crate) fn gate(&self, topic_partition: TopicPartition) -> Option<crate::gate::Gate> {
+    pub(crate) fn gate(&self, topic_partition: TopicPartition) -> Option<PartitionGate> {
         self.inner.state.borrow().partitions.get(&topic_partition).map(|partition| partition.gate.clone())
     }
 
@@ -299,13 +303,17 @@ impl<D: Disk> Store<D> {
     }
 
     /// Applies all that a partition has in the journal.
-    pub(crate) async fn apply_all(&self, topic_partition: TopicPartition, pass: &Pass) -> Result<(), DiskError> {
+    pub(crate) async fn apply_all(
+        &self,
+        topic_partition: TopicPartition,
+        pass: &PartitionPass,
+    ) -> Result<(), DiskError> {
         while self.apply_some(topic_partition, pass).await? > 0 {}
         Ok(())
     }
 
     /// Applies at most an extent; bytes applied. The partition's gate must be held.
-    async fn apply_some(&self, topic_partition: TopicPartition, pass: &Pass) -> Result<usize, DiskError> {
+    async fn apply_some(&self, topic_partition: TopicPartition, pass: &PartitionPass) -> Result<usize, DiskError> {
         loop {
             let plan = {
                 let state = &mut *self.inner.state.borrow_mut();
@@ -363,10 +371,7 @@ impl<D: Disk> Store<D> {
         // The gate is held, so the partition is still there and its segment is the same.
         let Some(partition) = state.partitions.get_mut(&topic_partition) else { return Ok(bytes) };
         let last_append_time = extent.batches.last().map_or(header.append_time, |batch| batch.append_time);
-        let active = partition.active_segment_mut().expect("the gate is held, so the segment is still active");
-        active.add(&header, last_append_time);
-        partition.active.session = self.inner.session;
-        partition.active.index.entries.push(IndexEntry::new(&header));
+        partition.note_extent(&header, last_append_time);
         partition.applied_end = header.next_offset;
         partition.unapplied_bytes -= bytes;
         state.unapplied_bytes -= bytes;
@@ -378,7 +383,11 @@ impl<D: Disk> Store<D> {
     }
 
     /// Makes all that is applied durable in the segment. The partition's gate must be held.
-    pub(crate) async fn sync_partition(&self, topic_partition: TopicPartition, _pass: &Pass) -> Result<(), DiskError> {
+    pub(crate) async fn sync_partition(
+        &self,
+        topic_partition: TopicPartition,
+        _pass: &PartitionPass,
+    ) -> Result<(), DiskError> {
         let dirty = {
             let state = self.inner.state.borrow();
             let Some(partition) = state.partitions.get(&topic_partition) else { return Ok(()) };
@@ -426,7 +435,7 @@ impl<D: Disk> Store<D> {
         &self,
         topic_partition: TopicPartition,
         after: AfterRoll,
-        _pass: &Pass,
+        _pass: &PartitionPass,
     ) -> Result<(), DiskError> {
         let disk = &self.inner.disk;
         let (mut manifest, sealing, on_disk, applied_end) = {
@@ -505,10 +514,74 @@ impl<D: Disk> Store<D> {
         Ok(file)
     }
 
+    /// Makes a partition ready for the direct path: applies and syncs what it has, and writes zeros where its batches will go.
     async fn prewrite_step(&self, topic_partition: TopicPartition) -> Result<usize, DiskError> {
-        self.inner.state.borrow_mut().wants_prewritten.remove(&topic_partition);
-        Ok(1)
+        let options = &self.inner.options;
+        let Some(gate) = self.gate(topic_partition) else {
+            self.inner.state.borrow_mut().wants_prewritten.remove(&topic_partition);
+            return Ok(1);
+        };
+        let needs_settling = {
+            let state = self.inner.state.borrow();
+            state.partitions.get(&topic_partition).is_some_and(|partition| {
+                partition.active_segment().is_none() || partition.synced_end < partition.applied_end
+            })
+        };
+        if needs_settling {
+            let pass = gate.enter().await;
+            self.apply_all(topic_partition, &pass).await?;
+            self.sync_partition(topic_partition, &pass).await?;
+            let missing = {
+                let state = self.inner.state.borrow();
+                state
+                    .partitions
+                    .get(&topic_partition)
+                    .is_some_and(|partition| partition.damage.is_none() && partition.active_segment().is_none())
+            };
+            if missing {
+                self.roll_inside(topic_partition, AfterRoll::NewSegment, &pass).await?;
+            }
+        }
+        // Direct writes go on meanwhile: they stay below what was pre-written before.
+        let _pass = gate.enter_beside_direct().await;
+        let planned = {
+            let mut state = self.inner.state.borrow_mut();
+            state.wants_prewritten.remove(&topic_partition);
+            state.partitions.get(&topic_partition).and_then(|partition| plan_prewrite(partition, options))
+        };
+        let Some((segment, from, to)) = planned else { return Ok(1) };
+        let file = self.segment_file(topic_partition, &segment).await?;
+        let mut position = from;
+        while position < to {
+            let length = ZEROS_BYTES.min(to - position);
+            let zeros = AlignedBuffer::zeroed(usize::try_from(length).expect("a step is small")).share();
+            let writes = split_writes(&file, position, &zeros, options.write_bytes_max).collect();
+            self.inner.disk.commit(writes, Flush::Written).await?;
+            position += length;
+            self.inner.disk.yield_now().await;
+        }
+        self.sync(&file).await?;
+        let mut state = self.inner.state.borrow_mut();
+        if let Some(partition) = state.partitions.get_mut(&topic_partition)
+            && partition.active_segment().is_some_and(|active| active.incarnation == segment.incarnation)
+        {
+            partition.active.prewritten = to;
+        }
+        Ok(usize::try_from(to - from).unwrap_or(usize::MAX))
     }
+}
+
+/// The active segment of a partition and the range of it to fill with zeros, if there is any.
+fn plan_prewrite(partition: &Partition, options: &StoreOptions) -> Option<(Segment, u64, u64)> {
+    let segment = *partition.active_segment().filter(|_| partition.damage.is_none())?;
+    let block = BLOCK_BYTES as u64;
+    let wanted = partition.large_bytes.clamp(options.prewrite_bytes / 8, options.prewrite_bytes);
+    // Headers and padding take some room beyond the batches.
+    let left = partition.config.segment_bytes.saturating_sub(segment.batches_bytes);
+    let left = left.saturating_add(left / 8 + 16 * block);
+    let from = partition.active.prewritten.max(segment.end_position);
+    let to = (segment.end_position + wanted.min(left)).next_multiple_of(block);
+    (to > from).then_some((segment, from, to))
 }
 
 /// What comes after a segment is sealed.
@@ -566,10 +639,16 @@ fn next_task<F>(state: &State<F>, options: &StoreOptions) -> Option<Task> {
 }
 
 /// Whether `batch` goes into a new segment, when the active one would hold `bytes` from `first_append_time` on.
-fn is_full(partition: &Partition, bytes: u64, first_append_time: i64, batch: &TailBatch) -> bool {
+pub(crate) fn is_full(
+    partition: &Partition,
+    bytes: u64,
+    first_append_time: Timestamp,
+    batch_bytes: usize,
+    append_time: Timestamp,
+) -> bool {
     bytes > 0
-        && (bytes + u64::from(batch.length) > partition.config.segment_bytes
-            || batch.append_time.0.saturating_sub(first_append_time) > partition.config.segment_ms)
+        && (bytes + batch_bytes as u64 > partition.config.segment_bytes
+            || append_time.0.saturating_sub(first_append_time.0) > partition.config.segment_ms)
 }
 
 fn plan_extent(partition: &Partition, options: &StoreOptions) -> Plan {
@@ -580,8 +659,8 @@ fn plan_extent(partition: &Partition, options: &StoreOptions) -> Plan {
     let Some(first) = unapplied.clone().next() else { return Plan::Nothing };
     assert_eq!(first.base_offset, partition.applied_end, "the tail goes on where the segments end");
     let Some(active) = partition.active_segment() else { return Plan::NewSegment };
-    let started = if active.batches_bytes > 0 { active.first_append_time.0 } else { first.append_time.0 };
-    if is_full(partition, active.batches_bytes, started, first) {
+    let started = if active.batches_bytes > 0 { active.first_append_time } else { first.append_time };
+    if is_full(partition, active.batches_bytes, started, first.length as usize, first.append_time) {
         return Plan::NewSegment;
     }
     let mut batches = Vec::new();
@@ -591,7 +670,7 @@ fn plan_extent(partition: &Partition, options: &StoreOptions) -> Plan {
         let ends = !batches.is_empty()
             && (batch.leader_epoch != first.leader_epoch
                 || bytes + length > options.extent_bytes
-                || is_full(partition, active.batches_bytes + bytes as u64, started, batch));
+                || is_full(partition, active.batches_bytes + bytes as u64, started, length, batch.append_time));
         if ends {
             break;
         }

@@ -14,9 +14,9 @@ use tidegate_records::{
 
 use crate::{
     apply::{AfterRoll, current_manifest},
-    disk::{Disk, DiskError},
+    disk::{Disk, DiskError, DiskErrorKind},
     error::{ChangeError, Fatal, ReadError},
-    gate::Pass,
+    gate::{PartitionPass, Pass},
     journal::format::Entry,
     partition::ActiveIndex,
     recovery::encode_snapshot,
@@ -46,7 +46,7 @@ pub struct Rewrite<D: Disk> {
 }
 
 impl<D: Disk> Store<D> {
-    async fn enter(&self, topic_partition: TopicPartition) -> Result<Pass, ChangeError> {
+    async fn enter(&self, topic_partition: TopicPartition) -> Result<PartitionPass, ChangeError> {
         let gate = self.gate(topic_partition).ok_or(ChangeError::Unknown(topic_partition))?;
         let pass = gate.enter().await;
         self.check_change(topic_partition)?;
@@ -54,7 +54,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Makes a new manifest durable and takes it over. The gate must be held since it was copied.
-    async fn install(&self, manifest: Manifest, _pass: &Pass) -> Result<(), DiskError> {
+    async fn install(&self, manifest: Manifest, _pass: &PartitionPass) -> Result<(), DiskError> {
         let topic_partition = manifest.topic_partition;
         let on_disk = {
             let state = self.inner.state.borrow();
@@ -319,20 +319,50 @@ impl<D: Disk> Store<D> {
             if to >= partition.durable_end {
                 return Ok(());
             }
+            partition.cutting = true;
             partition.manifest.truncations + 1
         };
+        let done = self.truncate_inside(topic_partition, to, number, &rounds, &pass).await;
+        if let Some(partition) = self.inner.state.borrow_mut().partitions.get_mut(&topic_partition) {
+            partition.cutting = false;
+        }
+        done
+    }
+
+    async fn truncate_inside(
+        &self,
+        topic_partition: TopicPartition,
+        to: Offset,
+        number: u64,
+        rounds: &Pass,
+        pass: &PartitionPass,
+    ) -> Result<(), ChangeError> {
         // All below the cut must be in segments: what the journal has before the cut is not looked at again.
-        self.apply_all(topic_partition, &pass).await?;
-        self.sync_partition(topic_partition, &pass).await?;
+        self.apply_all(topic_partition, pass).await?;
+        self.sync_partition(topic_partition, pass).await?;
         loop {
             let entry = Entry::Truncate { topic_partition, to, number };
-            match self.commit_inside(Some(entry), &rounds).await {
+            match self.commit_inside(Some(entry), rounds).await {
                 Ok(Some(_)) => break,
                 Ok(None) => self.inner.disk.yield_now().await,
                 Err(Fatal(error)) => return Err(ChangeError::Failed(error)),
             }
         }
-        self.cut_inside(topic_partition, to, number, &pass).await
+        let done = self.cut_inside(topic_partition, to, number, pass).await;
+        if let Err(error) = &done {
+            // The journal has the cut and memory does not: only an opening can bring them together.
+            let error = match error {
+                ChangeError::Disk(error) | ChangeError::Failed(error) => error.clone(),
+                other => DiskError {
+                    operation: "truncate",
+                    path: manifest::directory(topic_partition),
+                    kind: DiskErrorKind::Other,
+                    message: other.to_string(),
+                },
+            };
+            self.inner.state.borrow_mut().failed.get_or_insert(error);
+        }
+        done
     }
 
     /// Makes the cuts that the journal has and the segments do not.
@@ -373,7 +403,7 @@ impl<D: Disk> Store<D> {
         topic_partition: TopicPartition,
         to: Offset,
         number: u64,
-        pass: &Pass,
+        pass: &PartitionPass,
     ) -> Result<(), ChangeError> {
         let mut manifest = self.manifest_now(topic_partition)?;
         manifest.truncations = number;

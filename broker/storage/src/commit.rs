@@ -3,20 +3,23 @@
 //! One round is in flight at a time; what arrives meanwhile is the next. The caller loops over [`Store::commit_round`] while
 //! [`Store::has_pending`], so rounds grow under load and no timer is needed.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use tidegate_records::{
     batch,
     ids::{Offset, TopicPartition},
+    time::Timestamp,
 };
 
 use crate::{
-    disk::{AlignedBuffer, Disk, Flush, Write},
+    apply::is_full,
+    disk::{AlignedBuffer, BLOCK_BYTES, Disk, Flush, Write},
     error::Fatal,
     gate::Pass,
     journal::format::{Entry, FILE_HEADER_BYTES, FileHeader, ROUND_HEADER_BYTES, RoundHeader, round_bytes, seal_round},
     partition::TailBatch,
+    segment::format::{self, ExtentBatch, ExtentHeader, ExtentPlace},
     store::{Pending, State, Store, StoreOptions},
 };
 
@@ -28,6 +31,8 @@ pub struct RoundReport {
     /// Bytes of batches.
     pub bytes: usize,
     pub batches: usize,
+    /// Those of `batches` that went straight into their segments.
+    pub direct_batches: usize,
     /// Bytes written to the disk.
     pub written_bytes: usize,
     pub flushes: usize,
@@ -40,11 +45,10 @@ struct Round<F> {
     writes: Vec<Write<F>>,
     flush: Flush,
     number: u64,
-    batches: Vec<Pending>,
-    /// Of each of `batches`, where its bytes are in `bytes`.
-    starts: Vec<usize>,
-    bytes: Bytes,
+    groups: Vec<Group>,
     written_bytes: usize,
+    /// Bytes of the buffers that the tails of the partitions hold.
+    cached_bytes: usize,
 }
 
 /// Splits `buffer` into parallel writes of at most `write_bytes_max` each.
@@ -131,6 +135,31 @@ fn count_that_fits<F>(state: &State<F>, options: &StoreOptions, room: u64) -> us
     state.pending.len()
 }
 
+/// The batches of one partition in a round.
+struct Group {
+    topic_partition: TopicPartition,
+    batches: Vec<Pending>,
+    /// Where each batch is in `bytes`.
+    starts: Vec<usize>,
+    bytes: Bytes,
+    direct: Option<Direct>,
+}
+
+impl Group {
+    fn batches_bytes(&self) -> usize {
+        self.batches.iter().map(|pending| pending.bytes.len()).sum()
+    }
+}
+
+/// A group that goes straight into its segment.
+struct Direct {
+    _pass: Pass,
+    /// Its extents, and the append time of the last batch of each.
+    headers: Vec<(ExtentHeader, Timestamp)>,
+    /// Bytes of batches that only the journal had before and that go along.
+    applied_bytes: usize,
+}
+
 fn plan_round<F: Clone>(
     state: &mut State<F>,
     options: &StoreOptions,
@@ -140,16 +169,115 @@ fn plan_round<F: Clone>(
     if state.pending.is_empty() && control.is_none() {
         return None;
     }
-    let mut sync_first = None;
-    let count_now = |state: &State<F>| match control {
-        // A control entry has a round of its own.
-        Some(_) => usize::from(round_bytes(1, 0) as u64 <= state.journal.current_room()),
-        None => count_that_fits(state, options, state.journal.current_room()),
+    let (count, sync_first) = make_room(state, options, control.is_some())?;
+    let mut groups = take_groups(state, count);
+    let durable = control.is_some()
+        || groups.iter().flat_map(|group| &group.batches).any(|pending| pending.durability == Flush::Durable);
+
+    let round = state.journal.next_round;
+    let mut directory = vec![0; ROUND_HEADER_BYTES];
+    let mut entries_count = u32::from(control.is_some());
+    if let Some(control) = &control {
+        control.encode(&mut directory);
+    }
+    let mut direct_writes = Vec::new();
+    let mut body_bytes = 0;
+    for group in &mut groups {
+        // Written rounds keep to the journal: a later flush of it must cover all that they wrote.
+        if durable && group.batches_bytes() >= options.direct_min_bytes {
+            group.direct = plan_direct(state, options, session, round, group, &mut direct_writes);
+        }
+        match &group.direct {
+            Some(direct) => {
+                for (header, _) in &direct.headers {
+                    extent_entry(header).encode(&mut directory);
+                    entries_count += 1;
+                }
+            }
+            None => {
+                for pending in &group.batches {
+                    batch_entry(pending).encode(&mut directory);
+                    entries_count += 1;
+                    body_bytes += pending.bytes.len();
+                }
+            }
+        }
+    }
+
+    let journal = &mut state.journal;
+    let starts_file = journal.position == 0;
+    let position = if starts_file { FILE_HEADER_BYTES } else { journal.position };
+    let header = RoundHeader {
+        sequence: journal.current.sequence,
+        session,
+        round,
+        flushed_through: journal.flushed_through,
+        position,
+        entries_count,
+        body_bytes: u32::try_from(body_bytes).expect("a round is bounded in bytes"),
     };
+    let mut buffer = AlignedBuffer::with_capacity(header.total_bytes());
+    buffer.extend_from_slice(&directory);
+    for group in groups.iter_mut().filter(|group| group.direct.is_none()) {
+        for pending in &group.batches {
+            let start = buffer.len();
+            group.starts.push(start);
+            buffer.extend_from_slice(&pending.bytes);
+            batch::stamp(&mut buffer.as_mut_slice()[start..], pending.base_offset, pending.leader_epoch);
+        }
+    }
+    buffer.pad_to_block();
+    seal_round(&header, buffer.as_mut_slice());
+    let buffer = buffer.share();
+    let bytes = buffer.bytes();
+    let mut cached_bytes = buffer.len();
+    for group in &mut groups {
+        match &group.direct {
+            Some(_) => cached_bytes += group.bytes.len(),
+            None => group.bytes = bytes.clone(),
+        }
+    }
+
+    // The journal comes first: its file is the one that the flush names.
+    let mut writes: Vec<Write<F>> = Vec::new();
+    if starts_file {
+        let file_header = FileHeader {
+            shard: options.shard.0,
+            sequence: journal.current.sequence,
+            session,
+            first_round: round,
+            flushed_through: journal.flushed_through,
+        };
+        let block = file_header.encode().share();
+        writes.extend(split_writes(&journal.current.file, 0, &block, options.write_bytes_max));
+    }
+    writes.extend(split_writes(&journal.current.file, position, &buffer, options.write_bytes_max));
+    writes.extend(direct_writes);
+    journal.position = position + buffer.len() as u64;
+    journal.next_round += 1;
+    Some(Round {
+        sync_first,
+        written_bytes: writes.iter().map(|write| write.range.len()).sum(),
+        cached_bytes,
+        writes,
+        flush: if durable { Flush::Durable } else { Flush::Written },
+        number: round,
+        groups,
+    })
+}
+
+/// How many of the batches that wait go into a round, and the file that must be synced before it, when a new one is begun.
+fn make_room<F: Clone>(state: &mut State<F>, options: &StoreOptions, control: bool) -> Option<(usize, Option<F>)> {
+    let count_now = |state: &State<F>| {
+        let room = state.journal.current_room();
+        // A control entry has a round of its own.
+        if control { usize::from(round_bytes(1, 0) as u64 <= room) } else { count_that_fits(state, options, room) }
+    };
+    let mut sync_first = None;
     let mut count = count_now(state);
     if count == 0 {
-        let next = state.journal.ready.pop_front()?;
         let journal = &mut state.journal;
+        let next = journal.ready.pop_front()?;
         if journal.flushed_through + 1 < journal.next_round {
             sync_first = Some(journal.current.file.clone());
             journal.flushed_through = journal.next_round - 1;
@@ -161,86 +289,156 @@ fn plan_round<F: Clone>(
             return None;
         }
     }
-    if control.is_some() {
-        count = 0;
-    }
-    let mut batches: Vec<Pending> = state.pending.drain(..count).collect();
-    let cost: usize = batches.iter().map(Pending::cost).sum();
-    state.pending_bytes -= cost;
-    state.pending_batch_bytes_max = state.pending.iter().map(|pending| pending.bytes.len()).max().unwrap_or(0);
-    // Batches of a partition stand together, so that a reader gets them in one piece. The sort is stable.
-    batches.sort_by_key(|pending| pending.topic_partition);
+    Some((if control { 0 } else { count }, sync_first))
+}
 
-    let journal = &mut state.journal;
-    let starts_file = journal.position == 0;
-    let position = if starts_file { FILE_HEADER_BYTES } else { journal.position };
-    let body_bytes: usize = batches.iter().map(|pending| pending.bytes.len()).sum();
-    let header = RoundHeader {
-        sequence: journal.current.sequence,
-        session,
-        round: journal.next_round,
-        flushed_through: journal.flushed_through,
-        position,
-        entries_count: u32::try_from(batches.len() + usize::from(control.is_some()))
-            .expect("a round is bounded in bytes"),
-        body_bytes: u32::try_from(body_bytes).expect("a round is bounded in bytes"),
-    };
-    let mut directory = Vec::with_capacity(header.directory_bytes());
-    directory.resize(ROUND_HEADER_BYTES, 0);
-    if let Some(control) = &control {
-        control.encode(&mut directory);
+/// Takes the first `count` batches that wait, those of a partition together and in their order.
+fn take_groups<F>(state: &mut State<F>, count: usize) -> Vec<Group> {
+    let mut taken: BTreeMap<TopicPartition, Vec<Pending>> = BTreeMap::new();
+    for pending in state.pending.drain(..count) {
+        state.pending_bytes -= pending.cost();
+        taken.entry(pending.topic_partition).or_default().push(pending);
     }
-    for pending in &batches {
-        Entry::Batch {
-            topic_partition: pending.topic_partition,
-            base_offset: pending.follows,
-            next_offset: pending.next_offset,
-            leader_epoch: pending.leader_epoch,
-            length: u32::try_from(pending.bytes.len()).expect("bounded by a journal file"),
-            crc: pending.crc,
-            append_time: pending.append_time,
-        }
-        .encode(&mut directory);
+    if state.pending.is_empty() {
+        state.pending_batch_bytes_max = 0;
     }
-    let mut buffer = AlignedBuffer::with_capacity(header.total_bytes());
-    buffer.extend_from_slice(&directory);
-    let mut starts = Vec::with_capacity(batches.len());
-    for pending in &batches {
-        let start = buffer.len();
-        starts.push(start);
-        buffer.extend_from_slice(&pending.bytes);
-        batch::stamp(&mut buffer.as_mut_slice()[start..], pending.base_offset, pending.leader_epoch);
-    }
-    buffer.pad_to_block();
-    seal_round(&header, buffer.as_mut_slice());
-
-    let buffer = buffer.share();
-    let mut writes: Vec<Write<F>> = Vec::new();
-    if starts_file {
-        let file_header = FileHeader {
-            shard: options.shard.0,
-            sequence: journal.current.sequence,
-            session,
-            first_round: journal.next_round,
-            flushed_through: journal.flushed_through,
-        };
-        let block = file_header.encode().share();
-        writes.extend(split_writes(&journal.current.file, 0, &block, options.write_bytes_max));
-    }
-    writes.extend(split_writes(&journal.current.file, position, &buffer, options.write_bytes_max));
-    journal.position = position + buffer.len() as u64;
-    journal.next_round += 1;
-    let durable = control.is_some() || batches.iter().any(|pending| pending.durability == Flush::Durable);
-    Some(Round {
-        sync_first,
-        written_bytes: writes.iter().map(|write| write.range.len()).sum(),
-        writes,
-        flush: if durable { Flush::Durable } else { Flush::Written },
-        number: header.round,
+    let group = |(topic_partition, batches)| Group {
+        topic_partition,
         batches,
-        starts,
-        bytes: buffer.bytes(),
-    })
+        starts: Vec::new(),
+        bytes: Bytes::new(),
+        direct: None,
+    };
+    taken.into_iter().map(group).collect()
+}
+
+fn batch_entry(pending: &Pending) -> Entry {
+    Entry::Batch {
+        topic_partition: pending.topic_partition,
+        base_offset: pending.follows,
+        next_offset: pending.next_offset,
+        leader_epoch: pending.leader_epoch,
+        length: u32::try_from(pending.bytes.len()).expect("bounded by a journal file"),
+        crc: pending.crc,
+        append_time: pending.append_time,
+    }
+}
+
+fn extent_entry(header: &ExtentHeader) -> Entry {
+    Entry::Extent {
+        topic_partition: header.place.topic_partition,
+        base_offset: header.base_offset,
+        next_offset: header.next_offset,
+        leader_epoch: header.leader_epoch,
+        length: u32::try_from(header.total_bytes()).expect("bounded by a journal file"),
+        crc: header.header_crc,
+        position_blocks: u32::try_from(header.position / BLOCK_BYTES as u64).expect("segments are below 16 TiB"),
+        incarnation: header.place.incarnation,
+    }
+}
+
+/// Lays a group out in extents of its active segment, if that segment has pre-written room, is synced and has place.
+fn plan_direct<F: Clone>(
+    state: &mut State<F>,
+    options: &StoreOptions,
+    session: u64,
+    round: u64,
+    group: &mut Group,
+    writes: &mut Vec<Write<F>>,
+) -> Option<Direct> {
+    let topic_partition = group.topic_partition;
+    let partition = state.partitions.get_mut(&topic_partition).filter(|partition| partition.damage.is_none())?;
+    partition.large_bytes += group.batches_bytes() as u64;
+    let segment = partition.active_segment().copied();
+    let room = segment.map_or(0, |segment| partition.active.prewritten.saturating_sub(segment.end_position));
+    let clean = partition.synced_end == partition.applied_end;
+    // Pre-writing costs as much as it saves: only for a partition that goes on with large batches.
+    let worth_it = partition.large_bytes >= options.prewrite_bytes / 8;
+    if worth_it && (!clean || room < options.prewrite_bytes / 2) {
+        state.wants_prewritten.insert(topic_partition);
+    }
+    let segment = segment.filter(|_| clean && partition.unapplied_bytes <= 4 * options.extent_bytes)?;
+
+    let unapplied = partition.tail.range(partition.tail_position(partition.applied_end)..);
+    let mut batches: Vec<ExtentBatch> = unapplied.map(TailBatch::to_extent_batch).collect();
+    let along = batches.len();
+    batches.extend(group.batches.iter().map(|pending| ExtentBatch {
+        bytes: pending.bytes.clone(),
+        stamp: Some(pending.base_offset),
+        append_time: pending.append_time,
+        min_timestamp: pending.min_timestamp,
+        max_timestamp: pending.max_timestamp,
+        leader_epoch: pending.leader_epoch,
+        next_offset: pending.next_offset,
+    }));
+    let mut bytes = segment.batches_bytes;
+    let started = if bytes > 0 { segment.first_append_time } else { batches.first()?.append_time };
+    for batch in &batches {
+        if is_full(partition, bytes, started, batch.bytes.len(), batch.append_time) {
+            return None;
+        }
+        bytes += batch.bytes.len() as u64;
+    }
+    let extents = split_extents(&batches, options.extent_bytes);
+    let needed: usize = extents
+        .iter()
+        .map(|range| {
+            let bytes = batches[range.clone()].iter().map(|batch| batch.bytes.len()).sum();
+            format::extent_bytes(range.len(), bytes)
+        })
+        .sum();
+    if room < needed as u64 {
+        return None;
+    }
+    let file = state.open_files.find((topic_partition, segment.incarnation))?;
+    let pass = partition.gate.try_enter_direct()?;
+
+    let place =
+        ExtentPlace { topic_partition, incarnation: segment.incarnation, session, shard: options.shard.0, round };
+    let mut buffer = AlignedBuffer::with_capacity(needed);
+    let mut headers = Vec::with_capacity(extents.len());
+    let mut base_offset = segment.next_offset;
+    for range in extents {
+        let extent = &batches[range.clone()];
+        let start = buffer.len();
+        let position = segment.end_position + start as u64;
+        let header = format::encode_extent(place, position, base_offset, extent, &mut buffer);
+        base_offset = header.next_offset;
+        let mut at = start + header.batches_at();
+        for (index, batch) in range.zip(extent) {
+            if index >= along {
+                group.starts.push(at);
+            }
+            at += batch.bytes.len();
+        }
+        headers.push((header, extent.last().map_or(header.append_time, |batch| batch.append_time)));
+    }
+    let buffer = buffer.share();
+    group.bytes = buffer.bytes();
+    writes.extend(split_writes(&file, segment.end_position, &buffer, options.write_bytes_max));
+    Some(Direct { _pass: pass, headers, applied_bytes: partition.unapplied_bytes })
+}
+
+/// Cuts `batches` into extents: one leader epoch each, and not more than `extent_bytes` unless it is one batch.
+fn split_extents(batches: &[ExtentBatch], extent_bytes: usize) -> Vec<Range<usize>> {
+    let mut out: Vec<Range<usize>> = Vec::new();
+    let mut bytes = 0;
+    for (index, batch) in batches.iter().enumerate() {
+        let fits = index > 0
+            && batches[index - 1].leader_epoch == batch.leader_epoch
+            && bytes + batch.bytes.len() <= extent_bytes;
+        match out.last_mut() {
+            Some(last) if fits => {
+                last.end = index + 1;
+                bytes += batch.bytes.len();
+            }
+            _ => {
+                out.push(index..index + 1);
+                bytes = batch.bytes.len();
+            }
+        }
+    }
+    out
 }
 
 fn finish_round<F>(state: &mut State<F>, round: Round<F>, options: &StoreOptions) -> RoundReport {
@@ -252,27 +450,18 @@ fn finish_round<F>(state: &mut State<F>, round: Round<F>, options: &StoreOptions
     if round.flush == Flush::Durable {
         state.journal.flushed_through = round.number;
     }
-    let mut at = 0;
-    while let Some(first) = round.batches.get(at) {
-        let topic_partition = first.topic_partition;
-        let count = round.batches[at..].iter().take_while(|each| each.topic_partition == topic_partition).count();
-        let group = &round.batches[at..at + count];
-        let starts = &round.starts[at..at + count];
-        at += count;
-        let run_start = starts[0];
-        let run_end = starts[count - 1] + group[count - 1].bytes.len();
-        let next_offset = group[count - 1].next_offset;
-        report.batches += count;
-        report.bytes += run_end - run_start;
+    for group in &round.groups {
+        let topic_partition = group.topic_partition;
+        report.batches += group.batches.len();
+        report.bytes += group.batches_bytes();
         // A partition that was deleted meanwhile has nothing to tell.
         let Some(partition) = state.partitions.get_mut(&topic_partition) else { continue };
-        let run = round.bytes.slice(run_start..run_end);
-        for (pending, start) in group.iter().zip(starts) {
+        for (pending, start) in group.batches.iter().zip(&group.starts) {
             partition.push_durable(TailBatch {
                 base_offset: pending.follows,
                 next_offset: pending.next_offset,
-                run: run.clone(),
-                start: u32::try_from(start - run_start).expect("a round is bounded in bytes"),
+                run: group.bytes.clone(),
+                start: u32::try_from(*start).expect("a round is bounded in bytes"),
                 length: u32::try_from(pending.bytes.len()).expect("a round is bounded in bytes"),
                 leader_epoch: pending.leader_epoch,
                 append_time: pending.append_time,
@@ -280,17 +469,30 @@ fn finish_round<F>(state: &mut State<F>, round: Round<F>, options: &StoreOptions
                 max_timestamp: pending.max_timestamp,
                 round: round.number,
             });
-            state.unapplied_bytes += pending.bytes.len();
+        }
+        let next_offset = partition.durable_end;
+        if let Some(direct) = &group.direct {
+            for (header, last_append_time) in &direct.headers {
+                partition.note_extent(header, *last_append_time);
+            }
+            partition.unapplied_bytes = 0;
+            state.unapplied_bytes -= direct.applied_bytes;
+            partition.applied_end = next_offset;
+            partition.synced_end = next_offset;
+            state.ripe.remove(&topic_partition);
+            report.direct_batches += group.batches.len();
+        } else {
+            state.unapplied_bytes += group.batches_bytes();
+            if partition.unapplied_bytes >= options.extent_bytes {
+                state.ripe.insert(topic_partition);
+            }
+            state.journal.current.ends.insert(topic_partition, next_offset);
         }
         partition.assert_invariants();
-        if partition.unapplied_bytes >= options.extent_bytes {
-            state.ripe.insert(topic_partition);
-        }
-        state.journal.current.ends.insert(topic_partition, next_offset);
         report.durable.push((topic_partition, next_offset));
     }
     let partitions: Vec<_> = report.durable.iter().map(|(topic_partition, _)| *topic_partition).collect();
-    state.tail_cache.push(round.number, round.bytes.len(), partitions);
+    state.tail_cache.push(round.number, round.cached_bytes, partitions);
     state.tail_cache.evict(options.tail_cache_bytes, &mut state.partitions);
     state.wake_room_waiters();
     report

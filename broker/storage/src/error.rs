@@ -72,8 +72,11 @@ pub struct Fatal(#[from] pub DiskError);
 pub enum OpenError {
     #[error(transparent)]
     Disk(#[from] DiskError),
-    #[error("{} is not ours or of a later version: this is version {version}", path.display())]
-    Version { path: PathBuf, version: u32 },
+    #[error(
+        "the number of shards cannot change: the journal of shard {shard} has batches of {topic_partition}, which is offline \
+         ({damage}). Start with the old number of shards, or mend the partition"
+    )]
+    NotDrained { shard: u16, topic_partition: TopicPartition, damage: Box<Damage> },
 }
 
 /// Acknowledged bytes that are not what was written. The partition stays offline; nothing is cut silently.

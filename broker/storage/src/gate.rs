@@ -50,6 +50,38 @@ impl Gate {
     }
 }
 
+/// The two gates of a partition. Whoever changes its segments passes both. A commit round that writes straight into the active
+/// segment passes the second alone, so that it can do so while the first one's holder writes zeros further on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PartitionGate {
+    change: Gate,
+    direct: Gate,
+}
+
+/// Both gates of a partition are held.
+#[derive(Debug)]
+pub(crate) struct PartitionPass {
+    _change: Pass,
+    _direct: Pass,
+}
+
+impl PartitionGate {
+    pub(crate) async fn enter(&self) -> PartitionPass {
+        let change = self.change.enter().await;
+        let direct = self.direct.enter().await;
+        PartitionPass { _change: change, _direct: direct }
+    }
+
+    /// Keeps out changes, not direct writes.
+    pub(crate) async fn enter_beside_direct(&self) -> Pass {
+        self.change.enter().await
+    }
+
+    pub(crate) fn try_enter_direct(&self) -> Option<Pass> {
+        self.direct.try_enter()
+    }
+}
+
 impl Drop for Pass {
     fn drop(&mut self) {
         // All are woken: one that was dropped while it waited must not swallow the only wake.

@@ -13,10 +13,10 @@ use tidegate_records::{
 
 use crate::{
     error::Damage,
-    gate::Gate,
+    gate::PartitionGate,
     segment::{
-        format::ExtentBatch,
-        index::Index,
+        format::{ExtentBatch, ExtentHeader},
+        index::{Index, IndexEntry},
         manifest::{Manifest, Segment, SegmentState},
     },
 };
@@ -64,6 +64,7 @@ impl TailBatch {
     pub(crate) fn to_extent_batch(&self) -> ExtentBatch {
         ExtentBatch {
             bytes: self.bytes(),
+            stamp: None,
             append_time: self.append_time,
             min_timestamp: self.min_timestamp,
             max_timestamp: self.max_timestamp,
@@ -105,9 +106,11 @@ pub(crate) struct Partition {
     pub(crate) snapshots: Vec<Offset>,
     pub(crate) damage: Option<Damage>,
     /// Whoever changes segments or the manifest is inside.
-    pub(crate) gate: Gate,
-    /// Appends of large batches fell back to the journal because there was no pre-written room.
-    pub(crate) wants_prewritten: bool,
+    pub(crate) gate: PartitionGate,
+    /// Bytes that were large enough for the direct path, since the store was opened: how much room to pre-write goes by them.
+    pub(crate) large_bytes: u64,
+    /// The log is being cut back: nothing is appended.
+    pub(crate) cutting: bool,
     /// A cut that the journal has and the segments do not: where to, and its number.
     pub(crate) unfinished_cut: Option<(Offset, u64)>,
 }
@@ -128,8 +131,9 @@ impl Partition {
             epochs: Vec::new(),
             snapshots: Vec::new(),
             damage: None,
-            gate: Gate::default(),
-            wants_prewritten: false,
+            gate: PartitionGate::default(),
+            large_bytes: 0,
+            cutting: false,
             unfinished_cut: None,
         }
     }
@@ -187,6 +191,14 @@ impl Partition {
         self.durable_end = batch.next_offset;
         self.unapplied_bytes += batch.length as usize;
         self.tail.push_back(batch);
+    }
+
+    /// Takes note of an extent that was written to the active segment. `applied_end` is the caller's to move.
+    pub(crate) fn note_extent(&mut self, header: &ExtentHeader, last_append_time: Timestamp) {
+        let active = self.active_segment_mut().expect("extents are written to an active segment, with its gate held");
+        active.add(header, last_append_time);
+        self.active.session = header.place.session;
+        self.active.index.entries.push(IndexEntry::new(header));
     }
 
     /// Forgets the applied batches of rounds up to `round` at the front of the tail.

@@ -7,7 +7,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, VecDeque},
-    path::Path,
+    path::{Path, PathBuf},
     rc::Rc,
 };
 
@@ -75,7 +75,7 @@ impl<D: Disk> Store<D> {
         let shard = options.shard.0;
         disk.create_directory(&shard_directory(shard)).await?;
         disk.create_directory(Path::new(manifest::PARTITIONS_DIRECTORY)).await?;
-        let session = start_session(&disk, shard).await?;
+        let (session, settled_session) = start_session(&disk, shard).await?;
 
         let mut loaded = BTreeMap::new();
         for spec in partitions {
@@ -96,16 +96,18 @@ impl<D: Disk> Store<D> {
                 journal_from.entry(*topic_partition).or_insert(*base_offset);
             }
         }
-        let last_session = scan.rounds.last().map(|round| round.header.session);
+        let last_round = scan.rounds.last().map_or((0, 0), |round| (round.header.session, round.header.round));
         for (topic_partition, partition) in &mut loaded {
             let committed = Committed {
                 journal_from: journal_from.get(topic_partition).copied(),
                 shard,
-                last_session,
-                last_round: scan.next_round - 1,
+                settled_session,
+                last_round,
             };
             recover_segments(&disk, partition, &committed).await?;
         }
+        // Every active segment ends where it should now: what earlier sessions left behind is cut off.
+        write_session(&disk, shard, session, session - 1).await?;
 
         let mut state = State {
             partitions: loaded,
@@ -206,23 +208,43 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// Counts this opening, durably, above all that any shard has counted: extents of earlier openings are told apart by it.
-async fn start_session<D: Disk>(disk: &D, shard: u16) -> Result<u64, DiskError> {
-    let mut session = 0;
+/// Counts this opening, durably, above all that any shard has counted: extents of earlier openings are told apart by it. Also the
+/// session up to which this shard's extents are settled.
+async fn start_session<D: Disk>(disk: &D, shard: u16) -> Result<(u64, u64), DiskError> {
+    let (mut session, mut settled) = (0, 0);
     for name in disk.list(Path::new("")).await? {
-        let Some(shard) = shard_of_directory(&name) else { continue };
-        let path = shard_directory(shard).join("session.tgm");
-        if let Some(bytes) = read_small(disk, &path).await? {
-            session = session.max(decode_session(&bytes).unwrap_or(0));
+        let Some(found) = shard_of_directory(&name) else { continue };
+        let bytes = read_small(disk, &session_path(found)).await?;
+        let Some((last, last_settled)) = bytes.and_then(|bytes| decode_session(&bytes)) else { continue };
+        session = session.max(last);
+        if found == shard {
+            settled = last_settled;
         }
     }
     session += 1;
+    write_session(disk, shard, session, settled).await?;
+    Ok((session, settled))
+}
+
+pub(crate) fn session_path(shard: u16) -> PathBuf {
+    shard_directory(shard).join("session.tgm")
+}
+
+pub(crate) async fn write_session<D: Disk>(disk: &D, shard: u16, session: u64, settled: u64) -> Result<(), DiskError> {
     let mut bytes = Vec::new();
     bytes.put_slice(&SESSION_MAGIC);
     bytes.put_u64_le(session);
+    bytes.put_u64_le(settled);
     bytes.put_u32_le(crc32c::crc32c(&bytes));
-    disk.replace(&shard_directory(shard).join("session.tgm"), &bytes).await?;
-    Ok(session)
+    disk.replace(&session_path(shard), &bytes).await
+}
+
+/// The session, and the one up to which extents are settled.
+pub(crate) fn decode_session(bytes: &[u8]) -> Option<(u64, u64)> {
+    let (body, mut sum) = bytes.split_at_checked(24)?;
+    let (magic, mut rest) = body.split_at(8);
+    (magic == SESSION_MAGIC && sum.try_get_u32_le().ok()? == crc32c::crc32c(body))
+        .then(|| (rest.get_u64_le(), rest.get_u64_le()))
 }
 
 /// A snapshot as it is stored: what is kept is opaque, so only a checksum is added.
@@ -238,12 +260,6 @@ fn decode_snapshot(bytes: &Bytes) -> Option<Bytes> {
     let sum = u32::from_le_bytes(bytes.get(8..12)?.try_into().ok()?);
     let content = bytes.slice(12..);
     (bytes.get(..8)? == SNAPSHOT_MAGIC && crc32c::crc32c(&content) == sum).then_some(content)
-}
-
-fn decode_session(bytes: &[u8]) -> Option<u64> {
-    let (body, mut sum) = bytes.split_at_checked(16)?;
-    let (magic, mut session) = body.split_at(8);
-    (magic == SESSION_MAGIC && sum.try_get_u32_le().ok()? == crc32c::crc32c(body)).then(|| session.get_u64_le())
 }
 
 /// A small file whole; `None` if it is not there.

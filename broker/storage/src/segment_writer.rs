@@ -9,7 +9,7 @@ use tidegate_records::{
 
 use crate::{
     commit::split_writes,
-    disk::{AlignedBuffer, BLOCK_BYTES, Disk, DiskError, Flush},
+    disk::{AlignedBuffer, Disk, DiskError, Flush},
     segment::{
         format::{self, ExtentBatch, ExtentPlace},
         index::{Index, IndexEntry, IndexFile},
@@ -67,6 +67,7 @@ impl<D: Disk> SegmentWriter<D> {
         self.waiting_bytes += bytes.len();
         self.waiting.push(ExtentBatch {
             bytes,
+            stamp: None,
             append_time,
             min_timestamp: header.base_timestamp,
             max_timestamp: header.max_timestamp,

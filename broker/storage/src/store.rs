@@ -251,6 +251,9 @@ impl<D: Disk> Store<D> {
         if let Some(damage) = &partition.damage {
             return Err(AppendError::Offline(topic_partition, Box::new(damage.clone())));
         }
+        if partition.cutting {
+            return Err(AppendError::Backpressure);
+        }
         state.admit(append.bytes.len(), &self.inner.options)?;
         let partition = state.partitions.get_mut(&topic_partition).expect("it was there above");
         assert!(append.base_offset >= partition.appended_end, "a batch continues its partition");
@@ -398,7 +401,6 @@ impl<D: Disk> Store<D> {
         let state = self.inner.state.borrow();
         StoreFigures {
             partitions: state.partitions.len(),
-            partitions_offline: state.partitions.values().filter(|partition| partition.damage.is_some()).count(),
             pending_bytes: state.pending_bytes,
             unapplied_bytes: state.unapplied_bytes,
             tail_cache_bytes: state.tail_cache.bytes(),
@@ -408,6 +410,30 @@ impl<D: Disk> Store<D> {
             full: state.full,
             failed: state.failed.is_some(),
         }
+    }
+
+    /// The partitions that are offline, and why. Looks at all of them.
+    #[must_use]
+    pub fn partitions_offline(&self) -> Vec<(TopicPartition, Damage)> {
+        let state = self.inner.state.borrow();
+        let offline = state.partitions.iter().filter_map(|(tp, partition)| Some((*tp, partition.damage.clone()?)));
+        offline.collect()
+    }
+
+    /// Bytes of batches that may be appended before the next look, if they come in batches of at most `batch_bytes_max`. Cheap: to
+    /// be asked before each turn.
+    #[must_use]
+    pub fn append_room(&self, batch_bytes_max: usize) -> usize {
+        let state = self.inner.state.borrow();
+        let options = &self.inner.options;
+        if state.admit(batch_bytes_max, options).is_err() {
+            return 0;
+        }
+        let pending = options.pending_bytes_max.saturating_sub(state.pending_bytes);
+        let unapplied = options.unapplied_bytes_max.saturating_sub(state.unapplied_bytes + state.pending_bytes);
+        let largest = state.pending_batch_bytes_max.max(batch_bytes_max) as u64;
+        let journal = state.journal.room(largest).saturating_sub(state.pending_bytes as u64);
+        pending.min(unapplied).min(usize::try_from(journal).unwrap_or(usize::MAX)).max(batch_bytes_max)
     }
 
     /// Whether `topic_partition` may be changed: there, online, and the store takes writes.
@@ -428,7 +454,6 @@ impl<D: Disk> Store<D> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreFigures {
     pub partitions: usize,
-    pub partitions_offline: usize,
     pub pending_bytes: usize,
     pub unapplied_bytes: usize,
     pub tail_cache_bytes: usize,

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     build::{BatchBuilder, Producer},
-    ids::{ProducerEpoch, ProducerId},
+    ids::{ProducerEpoch, ProducerId, Sequence},
 };
 
 const NOW: Timestamp = Timestamp(1_000_000);
@@ -151,6 +151,83 @@ fn a_topics_codec_replaces_the_producers() {
         let again = validate(validated.bytes().clone(), &rules).unwrap();
         assert_eq!(again.bytes(), validated.bytes(), "a batch in the right codec is kept");
     }
+}
+
+#[test]
+fn one_untimely_record_makes_it_an_error_of_timestamps() {
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder.push(NOW, None, None, []);
+    builder.push(Timestamp(i64::MAX), Some(b"k"), None, []);
+    let error = validate(builder.build().0, &Rules { keys_required: true, ..rules() }).unwrap_err();
+    let ValidateError::Timestamps { records } = error else { panic!("{error}") };
+    assert_eq!(records.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn an_answer_names_a_hundred_records_at_most() {
+    let mut builder = BatchBuilder::new(Compression::None);
+    for _ in 0..1000 {
+        builder.push(NOW, None, None, []);
+    }
+    let error = validate(builder.build().0, &Rules { keys_required: true, ..rules() }).unwrap_err();
+    assert!(matches!(error, ValidateError::Records { records } if records.len() == 100));
+}
+
+#[test]
+fn append_time_is_the_logs_to_claim() {
+    let claims = builder(Compression::None, 3).with_attributes(Attributes(0x48)).build().0;
+    let error = validate(claims.clone(), &Rules { log_append_time: true, ..rules() }).unwrap_err();
+    assert!(matches!(error, ValidateError::Timestamps { records } if records.len() == 3));
+    // A topic with create time takes the batch, and the marks away.
+    let validated = validate(claims, &rules()).unwrap();
+    assert_eq!(validated.header().attributes, Attributes(0));
+    assert_eq!(validated.max_timestamp(), Timestamp(NOW.0 + 2));
+    assert_eq!(BatchHeader::parse(validated.bytes()).unwrap(), *validated.header());
+}
+
+#[test]
+fn a_wrong_max_timestamp_is_mended() {
+    let bytes = patched(batch(Compression::Snappy, 3), 35, &7_i64.to_be_bytes());
+    let validated = validate(bytes, &rules()).unwrap();
+    assert_eq!(validated.max_timestamp(), Timestamp(NOW.0 + 2));
+    assert_eq!(validate(validated.bytes().clone(), &rules()).unwrap().bytes(), validated.bytes());
+}
+
+#[test]
+fn the_first_record_with_the_largest_timestamp_is_known() {
+    let mut builder = BatchBuilder::new(Compression::Lz4);
+    for timestamp in [5, 9, 3, 9] {
+        builder.push(Timestamp(timestamp), None, None, []);
+    }
+    let bytes = builder.build().0;
+    let validated = validate(bytes.clone(), &rules()).unwrap();
+    assert_eq!((validated.max_timestamp(), validated.offset_delta_of_max_timestamp()), (Timestamp(9), 1));
+    let found = offset_of_max_timestamp(validated.header(), validated.records());
+    assert_eq!(found, Some((Offset(1), Timestamp(9))));
+    let stamped = validate(bytes, &Rules { log_append_time: true, ..rules() }).unwrap();
+    assert_eq!((stamped.max_timestamp(), stamped.offset_delta_of_max_timestamp()), (NOW, 0));
+    let (bytes, header) = stamped.into_parts();
+    assert_eq!(BatchHeader::parse(&bytes), Ok(header));
+}
+
+#[test]
+fn a_recompressed_batch_may_be_too_large() {
+    let zeros = [0; 10_000];
+    let mut builder = BatchBuilder::new(Compression::Zstd);
+    builder.push(NOW, None, Some(&zeros), []);
+    let rules = Rules { compression: Some(Compression::None), max_message_bytes: 1000, ..rules() };
+    let error = validate(builder.build().0, &rules).unwrap_err();
+    assert!(matches!(error, ValidateError::TooLarge { limit: 1000, .. }), "{error}");
+}
+
+#[test]
+fn a_producer_without_an_id_may_have_any_sequence() {
+    // kafkajs and Sarama send epoch 0 and base sequence 0 with producer id -1.
+    let producer = Producer { id: ProducerId(-1), epoch: ProducerEpoch(0), base_sequence: Sequence(0) };
+    let bytes = builder(Compression::None, 3).with_producer(producer).build().0;
+    assert_eq!(validate(bytes.clone(), &rules()).unwrap().bytes(), &bytes);
+    let transactional = builder(Compression::None, 3).with_attributes(Attributes(0x10)).build().0;
+    assert!(matches!(validate(transactional, &rules()), Err(ValidateError::Producer { producer_id: -1, .. })));
 }
 
 #[test]

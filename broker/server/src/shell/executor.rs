@@ -15,12 +15,12 @@ use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement, timer};
 use tidegate_model::metadata::{MetadataChange, MetadataImage, ProposalResult};
 use tidegate_records::{
-    ids::ShardId,
+    ids::{BrokerId, ShardId},
     time::{Instant, Now, Timestamp},
 };
 use tidegate_shard::{
     ConnectionId, Effect, Effects, Input, Shard, ShardIdentity, ShardSettings,
-    message::{Origin, Reply},
+    message::{Ask, Origin, Reply},
 };
 
 use super::{
@@ -32,6 +32,9 @@ use super::{
     mailbox::{Letter, Mailbox, Mailboxes, NewConnection},
 };
 use crate::metrics::ShardMetrics;
+
+/// What storage may add to a batch, with room to spare.
+const FRAME_COST_BYTES: usize = 1024;
 
 /// Both clocks, the same for all shards of a process.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +95,35 @@ pub struct ShardSetup {
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
 }
 
+/// Empties the journals of shards that ran with another number of shards, so that any number can open next.
+///
+/// # Errors
+/// A journal could not be read or applied; the text says which and what to do.
+pub fn migrate(
+    image: &Arc<MetadataImage>,
+    disk: &DiskOptions,
+    log: &LogOptions,
+    broker: BrokerId,
+    old_shards: u16,
+    metrics: &Arc<ShardMetrics>,
+) -> Result<(), String> {
+    for shard in 0..old_shards {
+        let identity = ShardIdentity { shard: ShardId(shard), shards: old_shards, broker };
+        let (image, disk, log, metrics) = (Arc::clone(image), disk.clone(), log.clone(), Arc::clone(metrics));
+        let handle = LocalExecutorBuilder::default()
+            .name("migrate")
+            .io_memory(1 << 20)
+            .spawn(move || async move {
+                let disk = UringDisk::new(disk, metrics).map_err(|error| format!("io_uring: {error}"))?;
+                let (opened, _) = Log::open(disk, &log, &identity, &image).await?;
+                opened.close().await
+            })
+            .map_err(|error| error.to_string())?;
+        handle.join().map_err(|error| error.to_string())??;
+    }
+    Ok(())
+}
+
 /// What recovery found on a shard.
 #[derive(Clone, Debug, Default)]
 pub struct ShardReady {
@@ -144,6 +176,7 @@ async fn run(setup: ShardSetup) {
     let core = Rc::new(Core {
         shard: RefCell::new(Shard::new(setup.identity.clone(), Arc::clone(&setup.settings))),
         log,
+        root: setup.disk.root,
         clock: setup.clock,
         identity: setup.identity,
         mailboxes: setup.mailboxes,
@@ -183,6 +216,7 @@ async fn run(setup: ShardSetup) {
 pub(crate) struct Core {
     pub(crate) shard: RefCell<Shard>,
     pub(crate) log: Log,
+    root: std::path::PathBuf,
     pub(crate) clock: Clock,
     identity: ShardIdentity,
     mailboxes: Mailboxes,
@@ -416,6 +450,7 @@ impl Core {
                     connection.last_active.set(self.clock.now().instant);
                     self.metrics.bytes_in.add(frames.iter().map(|frame| frame.len() as u64 + 4).sum());
                     let id = connection.id;
+                    self.log.wait_for_room(frames.iter().map(|frame| frame.len() + FRAME_COST_BYTES).sum()).await;
                     self.take(frames.into_iter().map(|frame| Input::Frame { connection: id, frame }));
                 }
                 Received::End(error) => {
@@ -473,6 +508,17 @@ impl Core {
         self.mailboxes.send(to, vec![Letter::Connection(new)]);
         connection.forget();
         true
+    }
+
+    /// Bytes of the file system of the data directory, and those free for us.
+    fn disk_bytes(&self) -> Option<(u64, u64)> {
+        let path = std::ffi::CString::new(self.root.as_os_str().as_encoded_bytes()).ok()?;
+        // SAFETY: all-zero is a valid `statvfs`, and the path ends with a zero byte.
+        let status = unsafe {
+            let mut status: libc::statvfs = std::mem::zeroed();
+            (libc::statvfs(path.as_ptr(), &raw mut status) == 0).then_some(status)
+        }?;
+        Some((status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize))
     }
 
     async fn shut_down(self: &Rc<Self>) {
@@ -567,7 +613,13 @@ async fn letter_loop(core: Rc<Core>, mailbox: Mailbox) {
     while let Ok(letters) = mailbox.recv().await {
         for letter in letters {
             match letter {
-                Letter::Asked { origin, ask } => core.take([Input::Asked { origin, ask }]),
+                Letter::Asked { origin, ask } => {
+                    if let Ask::Produce(produce) = &ask {
+                        let bytes = produce.items.iter().map(|item| item.bytes.len() + FRAME_COST_BYTES).sum();
+                        core.log.wait_for_room(bytes).await;
+                    }
+                    core.take([Input::Asked { origin, ask }]);
+                }
                 Letter::Replied { request, reply } => core.take([Input::Replied { request, reply }]),
                 Letter::Connection(new) => core.connected(new),
                 Letter::Metadata { image, taken } => {
@@ -590,7 +642,6 @@ async fn letter_loop(core: Rc<Core>, mailbox: Mailbox) {
 async fn housekeeping_loop(core: Rc<Core>) {
     let mut round = 0_u64;
     loop {
-        timer::sleep(Duration::from_secs(1)).await;
         if core.stopping.get() {
             return;
         }
@@ -608,11 +659,19 @@ async fn housekeeping_loop(core: Rc<Core>) {
             tracing::debug!(peer = %connection.peer, "connection closed: idle for connections.max.idle.ms");
             connection.close();
         }
+        for problem in core.shard.borrow_mut().take_group_problems() {
+            tracing::error!("{problem}");
+        }
         let snapshots = core.shard.borrow_mut().producer_snapshots(10_000);
         core.log.save_snapshots(snapshots).await;
+        core.log.gauge(&core.metrics);
+        if let Some((total, usable)) = core.disk_bytes() {
+            core.shard.borrow_mut().set_disk_bytes(total, usable);
+        }
         if round.is_multiple_of(60) {
             core.shard.borrow_mut().expire_producers(now);
         }
         super::housekeeping::clean(&core).await;
+        timer::sleep(Duration::from_secs(1)).await;
     }
 }

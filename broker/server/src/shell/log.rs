@@ -2,6 +2,8 @@
 //!
 //! Translates between the two crates that do not know each other, and nothing else: no rule is here.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tidegate_model::{metadata::MetadataImage, partition::EpochStart, topic_config::TopicConfig};
 use tidegate_records::{
@@ -12,7 +14,7 @@ use tidegate_records::{
 };
 use tidegate_shard::{AppendBatch, Lookup, LookupAnswer, ReadOutcome, RecoveredPartition, ShardIdentity, ownership};
 use tidegate_storage::{
-    Append, PartitionSpec, ReadError, ReadRequest, SegmentConfig, SegmentSummary, Store, StoreOptions, disk::Flush,
+    Append, AppendError, PartitionSpec, ReadError, ReadRequest, SegmentConfig, SegmentSummary, Store, StoreOptions, disk::Flush,
 };
 
 use super::disk::UringDisk;
@@ -97,6 +99,20 @@ impl Log {
         let figures = self.store.figures();
         figures.pending_bytes > self.options.pending_bytes_max / 2
             || figures.unapplied_bytes > self.options.unapplied_bytes_max / 4 * 3
+    }
+
+    /// Waits until storage takes so many bytes. Returns at once if it never will, or not before the disk has room again: then who
+    /// sends them is told so.
+    pub(crate) async fn wait_for_room(&self, bytes: usize) {
+        while matches!(self.store.admits(bytes), Err(AppendError::Backpressure)) {
+            let room = self.store.room(bytes);
+            // The state may turn from "behind" to "full" while it is waited for, which wakes nobody.
+            let look_again = glommio::timer::sleep(Duration::from_millis(50));
+            futures_lite::future::or(room, async {
+                look_again.await;
+            })
+            .await;
+        }
     }
 
     pub(crate) fn append(&self, partition: TopicPartition, batch: AppendBatch) -> Result<(), String> {

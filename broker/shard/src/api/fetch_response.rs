@@ -4,6 +4,7 @@
 //! list of chunks. A test compares every version with the codec. Layout: `FetchResponse.json` of Apache Kafka.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tidegate_model::fetch_session::TopicName;
 use tidegate_records::ids::{LeaderEpoch, Offset};
 
 /// Records below this many bytes are copied between the fields: cheaper than a chunk of their own.
@@ -17,6 +18,16 @@ pub(super) struct TopicAnswer {
     pub(super) name: String,
     pub(super) id: [u8; 16],
     pub(super) partitions: Vec<PartitionAnswer>,
+}
+
+impl TopicAnswer {
+    pub(super) fn new(topic: &TopicName, partitions: usize) -> Self {
+        let (name, id) = match topic {
+            TopicName::Name(name) => (name.to_string(), [0; 16]),
+            TopicName::Id(id) => (String::new(), id.0),
+        };
+        Self { name, id, partitions: Vec::with_capacity(partitions) }
+    }
 }
 
 #[derive(Clone, Debug)]

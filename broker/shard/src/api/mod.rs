@@ -79,6 +79,8 @@ pub const VERSIONS: &[Versions] = &[
     versions(ApiKey::OffsetDelete, 0, 0),
     versions(ApiKey::DescribeCluster, 0, 2),
     versions(ApiKey::DescribeProducers, 0, 0),
+    versions(ApiKey::ConsumerGroupHeartbeat, 0, 1),
+    versions(ApiKey::ConsumerGroupDescribe, 0, 1),
     versions(ApiKey::ListConfigResources, 0, 1),
     versions(ApiKey::DescribeTopicPartitions, 0, 0),
 ];

@@ -86,12 +86,17 @@ impl<F> Journal<F> {
     ///
     /// Each file may waste as much at its end as the largest round piece that did not fit, and each round a header and padding.
     pub(crate) fn has_room(&self, pending: u64, batch_bytes: u64) -> bool {
+        pending <= self.room(batch_bytes)
+    }
+
+    /// Bytes (entries counted) that can be placed for sure in batches of at most `batch_bytes`.
+    pub(crate) fn room(&self, batch_bytes: u64) -> u64 {
         let waste = batch_bytes + round_bytes(2, 0) as u64;
         let mut room = self.current_room().saturating_sub(waste);
         for file in &self.ready {
             room += (file.bytes - FILE_HEADER_BYTES).saturating_sub(waste);
         }
-        pending <= room
+        room
     }
 
     /// The largest batch that any file could take.

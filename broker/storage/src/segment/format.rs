@@ -201,10 +201,12 @@ pub(crate) fn extent_bytes(batches: usize, batches_bytes: usize) -> usize {
     (EXTENT_HEADER_BYTES + APPEND_TIME_BYTES * batches + batches_bytes).next_multiple_of(BLOCK_BYTES)
 }
 
-/// One batch that goes into an extent: stamped bytes, and when it was appended.
+/// One batch that goes into an extent, and when it was appended.
 #[derive(Clone, Debug)]
 pub(crate) struct ExtentBatch {
     pub(crate) bytes: Bytes,
+    /// What the batch must still be stamped with, beside the leader epoch. `None`: the bytes are as they are stored.
+    pub(crate) stamp: Option<Offset>,
     pub(crate) append_time: Timestamp,
     pub(crate) min_timestamp: Timestamp,
     pub(crate) max_timestamp: Timestamp,
@@ -228,9 +230,19 @@ pub(crate) fn encode_extent(
         let delta = each.append_time.0.saturating_sub(first.append_time.0);
         times.put_i32_le(delta.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32);
     }
-    let content_crc = batches
-        .iter()
-        .fold(crc32c::crc32c(&times), |sum, each| crc32c::crc32c_append(sum, &each.bytes[..BATCH_PREFIX_BYTES]));
+    let start = buffer.len();
+    buffer.extend_from_slice(&[0; EXTENT_HEADER_BYTES]);
+    buffer.extend_from_slice(&times);
+    let mut content_crc = crc32c::crc32c(&times);
+    for each in batches {
+        let at = buffer.len();
+        buffer.extend_from_slice(&each.bytes);
+        if let Some(base_offset) = each.stamp {
+            batch::stamp(&mut buffer.as_mut_slice()[at..], base_offset, each.leader_epoch);
+        }
+        content_crc = crc32c::crc32c_append(content_crc, &buffer.as_slice()[at..at + BATCH_PREFIX_BYTES]);
+    }
+    buffer.pad_to_block();
     let mut header = ExtentHeader {
         place,
         position,
@@ -248,12 +260,7 @@ pub(crate) fn encode_extent(
     };
     let encoded = header.encode();
     header.header_crc = u32::from_le_bytes([encoded[4], encoded[5], encoded[6], encoded[7]]);
-    buffer.extend_from_slice(&encoded);
-    buffer.extend_from_slice(&times);
-    for each in batches {
-        buffer.extend_from_slice(&each.bytes);
-    }
-    buffer.pad_to_block();
+    buffer.as_mut_slice()[start..start + EXTENT_HEADER_BYTES].copy_from_slice(&encoded);
     header
 }
 

@@ -24,17 +24,19 @@ pub(crate) struct Committed {
     /// From this offset on the journal has the partition's batches, so a segment may be torn there. `None`: the segment has all.
     pub(crate) journal_from: Option<Offset>,
     pub(crate) shard: u16,
-    /// The last session that the journal knows, and its last whole round. Extents that a later round wrote are not committed.
-    pub(crate) last_session: Option<u64>,
-    pub(crate) last_round: u64,
+    /// What sessions up to this one wrote was looked at by an opening that came to its end, or by a clean close.
+    pub(crate) settled_session: u64,
+    /// The session and number of the journal's last whole round. Extents that a later round wrote are not committed.
+    pub(crate) last_round: (u64, u64),
 }
 
 impl Committed {
     fn includes(&self, header: &ExtentHeader) -> bool {
-        header.place.round == 0
-            || header.place.shard != self.shard
-            || Some(header.place.session) != self.last_session
-            || header.place.round <= self.last_round
+        let place = &header.place;
+        place.round == 0
+            || place.shard != self.shard
+            || place.session <= self.settled_session
+            || (place.session, place.round) <= self.last_round
     }
 
     /// Whether the segment alone answers for what follows `offset`.

@@ -64,6 +64,7 @@ fn read(broker: &Broker, topic: &str, partitions: i32, count: usize) -> BTreeMap
 fn records_come_back_with_everything_in_every_codec_and_acks() {
     let broker = Broker::start();
     create_topic(&broker, "codecs", 1, &[]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64;
     let mut sent = Vec::new();
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
         for (acks, idempotent) in [("all", "true"), ("all", "false"), ("1", "false")] {
@@ -78,7 +79,7 @@ fn records_come_back_with_everything_in_every_codec_and_acks() {
                 .map(|n| {
                     let value = format!("{codec} {acks} {idempotent} {n} {}", "x".repeat(200));
                     let headers = OwnedHeaders::new().insert(Header { key: "h", value: Some("1") });
-                    let record = FutureRecord::to("codecs").key("k").payload(&value).timestamp(1_000 + n).headers(headers);
+                    let record = FutureRecord::to("codecs").key("k").payload(&value).timestamp(now + n).headers(headers);
                     let delivery = producer.send_result(record).expect("queued");
                     sent.push(value);
                     delivery
@@ -98,7 +99,7 @@ fn records_come_back_with_everything_in_every_codec_and_acks() {
         assert_eq!(message.offset(), offset as i64);
         assert_eq!(message.key(), Some(b"k".as_slice()));
         assert_eq!(message.payload(), Some(value.as_bytes()));
-        assert_eq!(message.timestamp().to_millis(), Some(1_000 + offset as i64 % 50));
+        assert_eq!(message.timestamp().to_millis(), Some(now + offset as i64 % 50));
         assert_eq!(message.headers().expect("headers").get(0).value, Some(b"1".as_slice()));
     }
 }
@@ -203,7 +204,8 @@ fn a_group_shares_partitions_and_goes_on_where_it_committed() {
 #[test]
 fn offsets_are_found_by_time() {
     let broker = Broker::start();
-    create_topic(&broker, "times", 1, &[]);
+    // Records of 1970 are past every retention time.
+    create_topic(&broker, "times", 1, &[("retention.ms", "-1")]);
     let producer: FutureProducer = client(&broker).set("linger.ms", "5").create().expect("a producer");
     for n in 0..100_i64 {
         let value = n.to_string();

@@ -60,7 +60,7 @@ fn health_and_metrics_are_served() {
     assert_eq!(broker.get("/readyz").0, 200);
     let (status, metrics) = broker.get("/metrics");
     assert_eq!(status, 200);
-    for name in ["tidegate_requests_total", "CreateTopics", "tidegate_connections", "latency"] {
+    for name in ["tidegate_requests_total", "CreateTopics", "tidegate_connections", "tidegate_request_seconds"] {
         assert!(metrics.contains(name), "{name} in {metrics}");
     }
 }

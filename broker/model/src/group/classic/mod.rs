@@ -219,10 +219,6 @@ impl ClassicGroup {
         self.generation <= 1 && self.state != ClassicState::Stable
     }
 
-    pub(super) fn members(&self) -> impl Iterator<Item = &ClassicMember> {
-        self.members.values()
-    }
-
     pub(super) fn protocol_type_text(&self) -> Text {
         self.protocol_type.clone().unwrap_or_else(|| "".into())
     }

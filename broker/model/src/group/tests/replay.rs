@@ -126,9 +126,11 @@ fn run(actions: Vec<Action>) {
             }
             Action::Advance { seconds } => rig.advance(Duration::from_secs(seconds.into())),
             Action::Disk(index) => rig.disk = [Disk::Works, Disk::Slow, Disk::Full][usize::from(index)],
-            Action::Release { works } => {
-                rig.release(if works { Ok(()) } else { Err(PersistError::Storage) });
+            Action::Release { works: true } => {
+                rig.release(Ok(()));
             }
+            // A write that fails takes the later ones with it.
+            Action::Release { works: false } => while rig.release(Err(PersistError::Storage)) {},
         }
         if rig.disk != Disk::Slow {
             while rig.release(Ok(())) {}

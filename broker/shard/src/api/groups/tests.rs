@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, FindCoordinatorResponse, GroupId,
+        ApiKey, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, FindCoordinatorResponse, GroupId,
         HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
         LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest, OffsetCommitResponse,
         OffsetFetchRequest, OffsetFetchResponse, RequestHeader, ResponseHeader, SyncGroupRequest, SyncGroupResponse,
@@ -49,6 +49,7 @@ struct Rig {
     /// What the connection on shard 0 was sent.
     sent: VecDeque<Bytes>,
     closed: Option<String>,
+    append_budget: usize,
 }
 
 impl Rig {
@@ -62,6 +63,7 @@ impl Rig {
             logs: BTreeMap::new(),
             sent: VecDeque::new(),
             closed: None,
+            append_budget: usize::MAX,
         };
         rig.start(shards);
         rig.create("t", 3);
@@ -117,7 +119,7 @@ impl Rig {
         let mut inputs = VecDeque::from([(shard, input)]);
         while let Some((at, input)) = inputs.pop_front() {
             let mut effects = Effects::default();
-            self.shards[at].set_append_budget(usize::MAX, None);
+            self.shards[at].set_append_budget(self.append_budget, None);
             self.shards[at].step(self.now, input, &mut effects);
             for effect in effects.list {
                 let from = ShardId(at as u16);
@@ -529,7 +531,96 @@ fn every_answer_can_be_written_in_every_version() {
             describe_groups::write(version, vec![group], operations(&Kept::WithOperations(true)))
         });
         check(ApiKey::DeleteGroups, |_| delete_groups::write(vec![(text("g"), error)]));
+        check(ApiKey::ConsumerGroupHeartbeat, |_| {
+            consumer_group_heartbeat::write(ConsumerHeartbeatAnswer {
+                error,
+                error_message: error.map(|error| error.to_string().into()),
+                member_id: Some(text("m")),
+                member_epoch: 3,
+                heartbeat_interval_ms: 5000,
+                assignment: Some(vec![(TopicId([1; 16]), vec![0, 1])]),
+            })
+        });
+        check(ApiKey::ConsumerGroupDescribe, |version| {
+            let topic = DescribedTopic { id: TopicId([1; 16]), name: text("t"), partitions: vec![0] };
+            let member = DescribedConsumerMember {
+                member_id: text("m"),
+                instance_id: Some(text("i")),
+                rack_id: Some(text("r")),
+                member_epoch: 3,
+                client_id: text("c"),
+                client_host: text("/h"),
+                subscribed_topic_names: vec![text("t")],
+                subscribed_topic_regex: Some(text("t.*")),
+                assignment: vec![topic.clone()],
+                target_assignment: vec![topic],
+            };
+            let group = DescribedConsumerGroup {
+                group_id: text("g"),
+                error,
+                error_message: None,
+                state: "Stable",
+                group_epoch: 3,
+                assignment_epoch: 3,
+                assignor: text("uniform"),
+                members: vec![member],
+            };
+            consumer_group_describe::write(version, vec![group], operations(&Kept::WithOperations(false)))
+        });
     }
+}
+
+#[test]
+fn a_consumer_joins_heartbeats_and_is_described_in_every_version() {
+    for version in 0..=1 {
+        let mut rig = Rig::new(2);
+        rig.find_coordinator(0);
+        let mut beat = ConsumerGroupHeartbeatRequest::default()
+            .with_group_id(group_id("g"))
+            .with_member_id(StrBytes::from_static_str("m"))
+            .with_rebalance_timeout_ms(60_000)
+            .with_subscribed_topic_names(Some(vec![TopicName(StrBytes::from_static_str("t"))]))
+            .with_topic_partitions(Some(Vec::new()));
+        let joined: ConsumerGroupHeartbeatResponse = rig.ask(ApiKey::ConsumerGroupHeartbeat, version, &beat);
+        assert_eq!((joined.error_code, joined.member_epoch, joined.member_id.as_deref()), (0, 1, Some("m")));
+        let assigned = &joined.assignment.expect("it is told what it gets").topic_partitions[0];
+        assert_eq!(assigned.partitions, [0, 1, 2]);
+        assert_eq!(Some(TopicId(assigned.topic_id.into_bytes())), rig.image.topic("t").map(|topic| topic.id));
+
+        let body = ConsumerGroupDescribeRequest::default()
+            .with_group_ids(vec![group_id("g"), group_id("nobody")])
+            .with_include_authorized_operations(true);
+        let described: ConsumerGroupDescribeResponse = rig.ask(ApiKey::ConsumerGroupDescribe, version, &body);
+        let found = described.groups.iter().find(|group| group.error_code == 0).expect("the group");
+        assert_eq!((&*found.group_state, found.members.len(), &*found.assignor_name), ("Stable", 1, "uniform"));
+        assert_eq!(&*found.members[0].client_host, "/10.0.0.1");
+        assert!(found.authorized_operations > 0);
+        let missing = ResponseError::GroupIdNotFound.code();
+        assert!(described.groups.iter().any(|group| group.error_code == missing));
+
+        beat.member_epoch = -1;
+        let left: ConsumerGroupHeartbeatResponse = rig.ask(ApiKey::ConsumerGroupHeartbeat, version, &beat);
+        assert_eq!((left.error_code, left.member_epoch), (0, -1));
+        beat.member_epoch = 5;
+        let refused: ConsumerGroupHeartbeatResponse = rig.ask(ApiKey::ConsumerGroupHeartbeat, version, &beat);
+        assert_eq!(refused.error_code, ResponseError::UnknownMemberId.code());
+        assert!(refused.error_message.is_some());
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_refuses_commits_and_loses_none() {
+    let mut rig = Rig::new(1);
+    rig.find_coordinator(0);
+    rig.commit(9, "g", "t", 1);
+    rig.append_budget = 0;
+    let response = rig.commit(9, "g", "t", 2);
+    assert_eq!(response.topics[0].partitions[0].error_code, ResponseError::NotCoordinator.code());
+    assert_eq!(rig.fetch_all(&["g"]), [("g".into(), 0, vec![1])]);
+    rig.append_budget = usize::MAX;
+    let response = rig.commit(9, "g", "t", 3);
+    assert_eq!(response.topics[0].partitions[0].error_code, 0);
+    assert_eq!(rig.fetch_all(&["g"]), [("g".into(), 0, vec![3])]);
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! From one number of shards to another: every shard's journal is applied to the segments, which belong to no shard.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use bytes::{Buf, BufMut};
+use tidegate_records::ids::ShardId;
+
+use crate::{
+    disk::{Disk, DiskError},
+    error::OpenError,
+    journal::{
+        files::{file_sequence, shard_directory, shard_of_directory},
+        scan::scan_journal,
+    },
+    recovery::read_small,
+    store::{PartitionSpec, Store, StoreOptions},
+};
+
+const MAGIC: [u8; 8] = *b"TGLAYOUT";
+
+fn layout_path() -> PathBuf {
+    PathBuf::from("layout.tgm")
+}
+
+/// Makes a data directory ready to be opened by `shards` shards: if it was used with another number, drains every journal into the
+/// segments. To be called at each start, before any shard opens its store, with the partitions of all shards. `true` if it drained.
+///
+/// A crash in the middle of it is like any other: it is called again and goes on.
+///
+/// # Errors
+/// [`OpenError`]; [`OpenError::NotDrained`] where an offline partition keeps a journal from being emptied.
+pub async fn migrate<D: Disk>(
+    disk: &D,
+    options: &StoreOptions,
+    shards: u16,
+    partitions: &[PartitionSpec],
+) -> Result<bool, OpenError> {
+    let found = read_small(disk, &layout_path()).await?.and_then(|bytes| decode(&bytes));
+    if found == Some(shards) {
+        return Ok(false);
+    }
+    let mut drained = false;
+    for name in disk.list(Path::new("")).await? {
+        let Some(shard) = shard_of_directory(&name) else { continue };
+        let directory = shard_directory(shard);
+        let files = disk.list(&directory).await?;
+        if !files.iter().any(|name| file_sequence(name).is_some()) {
+            continue;
+        }
+        drained |= drain(disk, options, shard, partitions).await?;
+        if shard >= shards {
+            // The session's number stays: extents that this shard wrote are judged by it should it come back.
+            for name in files.iter().chain(&disk.list(&directory).await?).filter(|name| name.ends_with(".tgj")) {
+                disk.remove(&directory.join(name)).await?;
+            }
+        }
+    }
+    write(disk, shards).await?;
+    Ok(drained)
+}
+
+/// Applies what the journal of one shard has. `true` if it had something.
+async fn drain<D: Disk>(
+    disk: &D,
+    options: &StoreOptions,
+    shard: u16,
+    partitions: &[PartitionSpec],
+) -> Result<bool, OpenError> {
+    // Only the partitions that the journal knows: the others may be in another shard's, which has the say on their segments.
+    let scan = scan_journal(disk, shard).await?;
+    let known: BTreeSet<_> =
+        scan.rounds.iter().flat_map(|round| &round.entries).map(|entry| entry.topic_partition()).collect();
+    let lost = !scan.damage.is_empty();
+    let used = !known.is_empty() || lost;
+    let specs = partitions.iter().filter(|spec| lost || known.contains(&spec.topic_partition)).copied().collect();
+    let options = StoreOptions { shard: ShardId(shard), ..options.clone() };
+    let (store, recovered) = Store::open(disk.clone(), options, specs).await?;
+    if let Some((topic_partition, damage)) =
+        recovered.into_iter().find_map(|found| Some((found.topic_partition, found.error?)))
+    {
+        return Err(OpenError::NotDrained { shard, topic_partition, damage: Box::new(damage) });
+    }
+    store.close().await.map_err(|fatal| OpenError::Disk(fatal.0))?;
+    Ok(used)
+}
+
+async fn write<D: Disk>(disk: &D, shards: u16) -> Result<(), DiskError> {
+    let mut bytes = Vec::new();
+    bytes.put_slice(&MAGIC);
+    bytes.put_u16_le(shards);
+    bytes.put_u32_le(crc32c::crc32c(&bytes));
+    disk.replace(&layout_path(), &bytes).await
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Option<u16> {
+    let (body, mut sum) = bytes.split_at_checked(10)?;
+    let (magic, mut shards) = body.split_at(8);
+    (magic == MAGIC && sum.try_get_u32_le().ok()? == crc32c::crc32c(body)).then(|| shards.get_u16_le())
+}

@@ -1,0 +1,105 @@
+//! librdkafka, as `produce`, `consume` and `demo` use it: configuration in common, and what its errors and warnings look like.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    sync::Mutex,
+};
+
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
+    error::{KafkaError, RDKafkaErrorCode},
+};
+
+/// What both kinds of client are configured with; `properties` win.
+pub(crate) fn config(bootstrap: &str, defaults: &[(&str, &str)], properties: &[(String, String)]) -> ClientConfig {
+    let mut merged: BTreeMap<&str, &str> = BTreeMap::from([
+        ("bootstrap.servers", bootstrap),
+        ("client.id", "tidegate-cli"),
+        // The broker's limit decides, not the client's.
+        ("message.max.bytes", "1000000000"),
+        ("receive.message.max.bytes", "2147483647"),
+        ("socket.nagle.disable", "true"),
+        ("broker.address.family", "any"),
+    ]);
+    merged.extend(defaults.iter().copied());
+    merged.extend(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let mut config = ClientConfig::new();
+    config.extend(merged.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+    config.set_log_level(RDKafkaLogLevel::Error);
+    config
+}
+
+/// Says on standard error what librdkafka complains about, each thing once in a row.
+#[derive(Debug, Default)]
+pub(crate) struct Warnings {
+    last: Mutex<String>,
+}
+
+impl Warnings {
+    pub(crate) fn warn(&self, text: &str) {
+        // A poisoned lock holds a text that is as good as any other.
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *last != text {
+            text.clone_into(&mut last);
+            // Standard error may be closed; there is nobody left to tell.
+            let _ = writeln!(io::stderr(), "warning: {text}");
+        }
+    }
+}
+
+impl ClientContext for Warnings {
+    fn log(&self, level: RDKafkaLogLevel, _facility: &str, message: &str) {
+        if (level as i32) <= (RDKafkaLogLevel::Critical as i32) {
+            self.warn(message);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let text = if reason.is_empty() { error.to_string() } else { reason.to_owned() };
+        self.warn(&text);
+    }
+}
+
+impl ConsumerContext for Warnings {}
+
+/// Whether a consumer can go on after this.
+pub(crate) fn is_passing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+                | RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::RebalanceInProgress
+                | RDKafkaErrorCode::OffsetOutOfRange
+        )
+    )
+}
+
+/// Why a record was not written, in the broker's own words where it gave some (a plugin's reason, for example; KIP-467).
+pub(crate) fn delivery_error(error: &KafkaError, record: &rdkafka::message::BorrowedMessage<'_>) -> String {
+    let name = match error.rdkafka_error_code() {
+        Some(code) => format!("{code:?}"),
+        None => error.to_string(),
+    };
+    // SAFETY: the pointer is to the message that librdkafka lends for the delivery callback, alive as long as `record`; the text that
+    // it answers with is a C string that belongs to that message, or null. It is copied before `record` can go.
+    let reason = unsafe {
+        let text = rdkafka::bindings::rd_kafka_message_errstr(record.ptr());
+        (!text.is_null()).then(|| std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned())
+    };
+    match reason {
+        Some(reason) => format!("{reason} ({name})"),
+        None => name,
+    }
+}
