@@ -70,7 +70,7 @@ impl Column {
         self.data.truncate(self.ends.last().map_or(0, |end| *end as usize));
         self.nulls.truncate(records.div_ceil(64));
         if let Some(last) = self.nulls.last_mut()
-            && records % 64 != 0
+            && !records.is_multiple_of(64)
         {
             *last &= (1 << (records % 64)) - 1;
         }

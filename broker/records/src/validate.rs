@@ -248,8 +248,7 @@ fn check_records(header: &BatchHeader, bytes: &[u8], rules: &Rules) -> Result<Ne
     let mut newest = Newest { timestamp: Timestamp::NONE, offset_delta: 0 };
     let mut faults = Faults::default();
     let mut walk = Records::new(bytes, header.records_count);
-    let mut index = 0;
-    while let Some(record) = walk.next() {
+    for (index, record) in (0..).zip(walk.by_ref()) {
         let record = record?;
         if record.offset_delta != index {
             return Err(misplaced(index, record.offset_delta));
@@ -263,7 +262,6 @@ fn check_records(header: &BatchHeader, bytes: &[u8], rules: &Rules) -> Result<Ne
         } else if !bounds.contain(timestamp) {
             faults.untimely(index, timestamp, &bounds);
         }
-        index += 1;
     }
     if !walk.rest().is_empty() {
         return Err(ValidateError::Trailing { bytes: walk.rest().len() });
