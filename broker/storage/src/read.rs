@@ -18,7 +18,7 @@ use crate::{
     partition::Partition,
     recovery::read_small,
     segment::{
-        format::{Checksums, DecodedBatch, ExtentHeader, decode_extent},
+        format::{DecodedBatch, ExtentHeader, decode_extent},
         index::{Index, IndexFile},
         manifest::{self, Segment, SegmentState},
         scan::rebuild_index,
@@ -387,7 +387,7 @@ fn decode_piece(topic_partition: TopicPartition, range: &PieceRange, bytes: &Byt
                 && header.place.incarnation == range.segment.incarnation
                 && header.position == position
         });
-        let decoded = header.and_then(|header| Some((header, decode_extent(&header, &extent, Checksums::Trust)?)));
+        let decoded = header.and_then(|header| Some((header, decode_extent(&header, &extent)?)));
         let Some((header, batches)) = decoded else {
             // The extents before it are good; who reads on meets the damage.
             if !loaded.extents.is_empty() {

@@ -31,7 +31,7 @@ use crate::{
     },
     partition::{Partition, TailBatch},
     segment::{
-        format::{Checksums, ExtentHeader, decode_extent},
+        format::{ExtentHeader, decode_extent},
         index::IndexFile,
         manifest::{self, Manifest, SegmentState},
         scan::{Committed, scan_segment},
@@ -365,7 +365,7 @@ async fn is_whole<D: Disk>(
                 let position = u64::from(*position_blocks) * crate::disk::BLOCK_BYTES as u64;
                 let bytes = disk.read(&file, position, *length as usize).await?;
                 let header = ExtentHeader::decode(&bytes).filter(|header| header.header_crc == *crc);
-                let whole = header.is_some_and(|header| decode_extent(&header, &bytes, Checksums::Check).is_some());
+                let whole = header.is_some_and(|header| decode_extent(&header, &bytes).is_some());
                 if !whole {
                     return Ok(false);
                 }

@@ -97,7 +97,10 @@ pub(super) fn finish(
             Ok((offset, timestamp, epoch)) => {
                 answer.offset = offset.0;
                 answer.timestamp = timestamp.0;
-                answer.leader_epoch = epoch.0;
+                // Before v4 the answer has no place for it.
+                if request.version >= 4 {
+                    answer.leader_epoch = epoch.0;
+                }
             }
             Err(error) => answer.error_code = PartitionError::code(&error),
         }

@@ -277,8 +277,8 @@ pub(crate) struct DecodedBatch {
 /// The batches of an extent with their append times, in order.
 ///
 /// `None` where the bytes do not fit the header: lengths, offsets or the content's checksum. `extent` starts at the extent and may
-/// be longer. The batches' own checksums are checked if `checksums` asks for it.
-pub(crate) fn decode_extent(header: &ExtentHeader, extent: &[u8], checksums: Checksums) -> Option<Vec<DecodedBatch>> {
+/// be longer. The batches' own checksums are checked too: damage is never handed out.
+pub(crate) fn decode_extent(header: &ExtentHeader, extent: &[u8]) -> Option<Vec<DecodedBatch>> {
     let batches_at = header.batches_at();
     let batches_end = batches_at.checked_add(header.batches_bytes as usize)?;
     let times = extent.get(EXTENT_HEADER_BYTES..batches_at)?;
@@ -298,7 +298,7 @@ pub(crate) fn decode_extent(header: &ExtentHeader, extent: &[u8], checksums: Che
         }
         let batch = extent.get(at..end)?;
         content_crc = crc32c::crc32c_append(content_crc, batch.get(..BATCH_PREFIX_BYTES)?);
-        if checksums == Checksums::Check && batch::checksum(batch) != batch_header.crc {
+        if batch::checksum(batch) != batch_header.crc {
             return None;
         }
         let append_time = Timestamp(header.append_time.0.saturating_add(i64::from(time.get_i32_le())));
@@ -308,12 +308,4 @@ pub(crate) fn decode_extent(header: &ExtentHeader, extent: &[u8], checksums: Che
     }
     let whole = at == batches_end && expected == header.next_offset && content_crc == header.content_crc;
     whole.then_some(out)
-}
-
-/// Whether the batches' own checksums are checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Checksums {
-    Check,
-    /// The reader checks them: consumers do.
-    Trust,
 }

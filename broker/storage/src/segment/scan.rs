@@ -7,7 +7,7 @@ use tidegate_records::{
 };
 
 use super::{
-    format::{self, Checksums, EXTENT_HEADER_BYTES, ExtentHeader, FileHeader, decode_extent},
+    format::{self, EXTENT_HEADER_BYTES, ExtentHeader, FileHeader, decode_extent},
     index::{Index, IndexEntry, IndexFile},
     manifest::{self, Segment, SegmentState},
 };
@@ -112,7 +112,7 @@ pub(crate) async fn scan_segment<D: Disk>(
         // What the journal still has may not have reached the segment whole: look at every byte of it.
         let length = if committed.is_settled(header.next_offset) { header.batches_at() } else { header.total_bytes() };
         let Some(bytes) = reader.read(position, length).await? else { break };
-        if length == header.total_bytes() && decode_extent(&header, &bytes, Checksums::Check).is_none() {
+        if length == header.total_bytes() && decode_extent(&header, &bytes).is_none() {
             break;
         }
         scan.segment.add(&header, last_append_time(&header, &bytes));
