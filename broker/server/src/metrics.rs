@@ -10,11 +10,8 @@ use std::{
     time::Duration,
 };
 
-/// API keys that are counted one by one: 0 to this minus 1 (the highest of Kafka 4.3 is 92). Others are counted as key 0..'s
-/// neighbour "unknown".
+/// API keys that are counted one by one: 0 to this minus 1 (the highest of Kafka 4.3 is 92). All others are counted together.
 pub const API_KEYS: usize = 96;
-/// Error codes that are counted one by one: -1 to this minus 2.
-pub const ERROR_CODES: usize = 160;
 /// Finite buckets of a [`Histogram`]; one more takes what is larger.
 pub const BUCKETS: usize = 20;
 /// The upper bound of a latency histogram's first bucket; each next one is twice as large (up to 16.8 s).
@@ -123,8 +120,6 @@ pub struct HistogramReading {
 #[derive(Debug, Default)]
 pub struct ApiMetrics {
     pub requests: Counter,
-    /// Requests whose answer carried an error code at its top or in any part.
-    pub errors: Counter,
     /// From the last byte of the request received to its answer handed to the socket.
     pub latency: Histogram,
 }
@@ -133,7 +128,6 @@ pub struct ApiMetrics {
 #[derive(Debug)]
 pub struct ShardMetrics {
     by_api: Box<[ApiMetrics]>,
-    by_error: Box<[Counter]>,
     /// Bytes of requests and of answers, with their length prefixes.
     pub bytes_in: Counter,
     pub bytes_out: Counter,
@@ -161,12 +155,11 @@ pub struct ShardMetrics {
     pub disk_write_bytes: Counter,
     pub disk_errors: Counter,
     /// Completions that came without their wake-up: up to a second late each.
-    pub disk_wakes_lost: Gauge,
+    pub disk_wakes_lost: Counter,
     pub journal_bytes_used: Gauge,
     pub tail_cache_bytes: Gauge,
     pub tail_cache_hits: Counter,
     pub tail_cache_misses: Counter,
-    pub fetches_waiting: Gauge,
     pub messages_to_shards: Counter,
     pub plugin_calls: Counter,
     pub plugin_traps: Counter,
@@ -177,7 +170,6 @@ impl Default for ShardMetrics {
     fn default() -> Self {
         Self {
             by_api: (0..=API_KEYS).map(|_| ApiMetrics::default()).collect(),
-            by_error: (0..ERROR_CODES).map(|_| Counter::default()).collect(),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
             records_in: Counter::default(),
@@ -196,12 +188,11 @@ impl Default for ShardMetrics {
             disk_read_bytes: Counter::default(),
             disk_write_bytes: Counter::default(),
             disk_errors: Counter::default(),
-            disk_wakes_lost: Gauge::default(),
+            disk_wakes_lost: Counter::default(),
             journal_bytes_used: Gauge::default(),
             tail_cache_bytes: Gauge::default(),
             tail_cache_hits: Counter::default(),
             tail_cache_misses: Counter::default(),
-            fetches_waiting: Gauge::default(),
             messages_to_shards: Counter::default(),
             plugin_calls: Counter::default(),
             plugin_traps: Counter::default(),
@@ -220,20 +211,6 @@ impl ShardMetrics {
     /// Every API that has been asked for, with its key (`None`: unknown ones).
     pub fn apis(&self) -> impl Iterator<Item = (Option<i16>, &ApiMetrics)> {
         self.by_api.iter().enumerate().map(|(index, api)| (i16::try_from(index).ok().filter(|_| index < API_KEYS), api))
-    }
-
-    /// Counts an error code of an answer or of a part of one. 0 is no error and is not counted.
-    pub fn error(&self, code: i16) {
-        if code == 0 {
-            return;
-        }
-        let index = usize::try_from(i32::from(code) + 1).unwrap_or(0).min(ERROR_CODES - 1);
-        self.by_error[index].add(1);
-    }
-
-    /// Every error code (-1 and up) with how often it was answered.
-    pub fn errors(&self) -> impl Iterator<Item = (i32, u64)> {
-        self.by_error.iter().enumerate().map(|(index, counter)| (index as i32 - 1, counter.value()))
     }
 }
 
@@ -262,7 +239,6 @@ pub struct PartitionReport {
 pub struct GroupReport {
     pub group: String,
     pub state: &'static str,
-    pub members: u64,
     /// Topic, partition and committed offset. The lag is computed from the partitions' reports when scraped.
     pub committed: Vec<(String, i32, i64)>,
 }
@@ -295,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_apis_and_codes_are_counted_together() {
+    fn unknown_apis_are_counted_together() {
         let metrics = ShardMetrics::default();
         metrics.api(-5).requests.add(1);
         metrics.api(i16::MAX).requests.add(1);
@@ -306,10 +282,5 @@ mod tests {
             .map(|(key, api)| (key, api.requests.value()))
             .collect();
         assert_eq!(counted, [(Some(0), 1), (None, 2)]);
-        for code in [0, -1, 3, i16::MAX, i16::MIN] {
-            metrics.error(code);
-        }
-        let errors: Vec<_> = metrics.errors().filter(|(_, count)| *count > 0).collect();
-        assert_eq!(errors, [(-1, 2), (3, 1), (ERROR_CODES as i32 - 2, 1)]);
     }
 }

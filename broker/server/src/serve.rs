@@ -19,11 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tidegate_model::topic_config::ConfigType;
 use tidegate_model::{
     group::GroupConfig,
     metadata::{Broker, MetadataImage},
 };
-use tidegate_model::topic_config::ConfigType;
 use tidegate_records::ids::{BrokerId, ShardId};
 use tidegate_shard::{ShardIdentity, ShardSettings, ShownSetting};
 use tidegate_storage::StoreOptions;
@@ -49,6 +49,7 @@ use crate::{
         executor::{self, Clock, ConnectionLimits, Propose, ShardReady, ShardSetup},
         log::LogOptions,
         mailbox::{Letter, Mailboxes},
+        reporting::Report,
         startup_check::{self, Needs, StartupError, StartupReport},
     },
 };
@@ -245,10 +246,8 @@ fn start_shards(
     let settings = Arc::new(shard_settings(config, directory));
     let log = log_options(config, shards, log_files_max);
     let clock = Clock::start();
-    let disk = DiskOptions {
-        root: directory.path().to_path_buf(),
-        one_flush_for_all_files: report.one_flush_for_all_files,
-    };
+    let disk =
+        DiskOptions { root: directory.path().to_path_buf(), one_flush_for_all_files: report.one_flush_for_all_files };
     let old_shards = directory.meta().shards;
     if old_shards != shards && old_shards > 0 {
         tracing::info!(old_shards, shards, "the number of shards has changed: emptying the journals of the old ones");
@@ -256,6 +255,8 @@ fn start_shards(
             .map_err(|reason| ServeError::Shard { shard: 0, reason })?;
     }
     let handle = control.handle.clone();
+    let reports = control.handle.clone();
+    let report_to: Report = Arc::new(move |found| reports.report(found));
     let propose: Propose = Arc::new(move |change, answer| handle.propose(change, answer));
     let fatal: Arc<dyn Fn(String) + Send + Sync> = Arc::new(move |reason| drop(fatal.send(reason)));
     let (ready, readies) = mpsc::channel::<(u16, Result<ShardReady, String>)>();
@@ -275,6 +276,7 @@ fn start_shards(
             metrics,
             open_connections: Arc::clone(&running.open_connections),
             propose: Arc::clone(&propose),
+            report: Arc::clone(&report_to),
             cpu: cpus[usize::from(shard) % cpus.len()],
             ready: Box::new(move |result| drop(ready.send((shard, result)))),
             fatal: Arc::clone(&fatal),

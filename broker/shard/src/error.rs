@@ -120,6 +120,8 @@ pub fn metadata_code(error: &MetadataError) -> i16 {
             Kafka::InvalidConfig
         }
         MetadataError::PluginAttached { .. } => Kafka::PolicyViolation,
+        // Retriable: whoever computed the change computes it again.
+        MetadataError::ConfigChanged { .. } => Kafka::NotController,
         MetadataError::ProducerIdsExhausted => Kafka::UnknownServerError,
         MetadataError::Storage { .. } => Kafka::KafkaStorageError,
     }

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_model::{
+    compaction::{self, Compaction, OffsetMap, Plan},
     metadata::MetadataImage,
     partition::{Appended, CommitRule, Partition, Producers},
     retention::{self, Segment},
@@ -41,6 +42,8 @@ pub(crate) struct Replica {
     pub(crate) committed_bytes: u64,
     /// Batches of idempotent producers since the last snapshot.
     unsaved_producer_batches: u32,
+    /// How far it is compacted, as far as this run knows.
+    cleaned_to: Option<Offset>,
     /// When its segments were last looked at.
     cleaned: Instant,
     /// Why it is offline, if it is.
@@ -96,6 +99,7 @@ impl Replica {
             uncommitted: VecDeque::new(),
             committed_bytes: 0,
             unsaved_producer_batches: 0,
+            cleaned_to: None,
             cleaned: Instant(0),
             offline,
         }
@@ -690,7 +694,33 @@ impl Owned {
             steps.push(CleaningStep::Roll);
         }
         steps.extend(verdict.delete_below.map(CleaningStep::DeleteBelow));
+        let log = compaction::Log {
+            log_start_offset: start,
+            last_stable_offset: replica.model.last_stable_offset(),
+            cleaned_to: replica.cleaned_to,
+            segments,
+        };
+        steps.extend(compaction::plan(now.wall, &replica.config, log).map(CleaningStep::Compact));
         steps
+    }
+
+    pub(crate) fn begin_compaction(
+        &self,
+        now: Now,
+        partition: TopicPartition,
+        plan: Plan,
+        map: OffsetMap,
+    ) -> Option<Compaction> {
+        let replica = self.replicas.get(&partition)?;
+        let producers = replica.model.producers().iter();
+        let last = producers.filter_map(|(id, state)| Some((id, state.last_batch()?.last_offset))).collect();
+        Some(Compaction::new(plan, now.wall, &replica.config, last, map))
+    }
+
+    pub(crate) fn compacted(&mut self, partition: TopicPartition, cleaned_to: Offset) {
+        if let Some(replica) = self.replicas.get_mut(&partition) {
+            replica.cleaned_to = Some(cleaned_to);
+        }
     }
 
     /// Forgets idle producers of every partition.

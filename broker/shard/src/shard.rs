@@ -10,6 +10,7 @@ use kafka_protocol::messages::ApiKey;
 use tidegate_model::{
     fetch_session::{FetchSessions, SessionIds},
     group::GroupConfig,
+    compaction::{Compaction, OffsetMap, Plan},
     metadata::{MetadataChange, MetadataImage},
     partition::EpochStart,
     retention::Segment,
@@ -221,12 +222,14 @@ pub enum Effect {
 }
 
 /// A step of cleaning a log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum CleaningStep {
     /// Close the active segment.
     Roll,
     /// Delete the segments that end at or below this offset, then report [`Input::LogStartMoved`].
     DeleteBelow(Offset),
+    /// Run a round of compaction, then [`Shard::compacted`].
+    Compact(Plan),
 }
 
 /// One answered request, for the metrics.
@@ -363,6 +366,14 @@ impl Shard {
         (self.connections.len(), self.owned.len(), self.in_flight.len())
     }
 
+    /// Every partition that this shard owns: where its log starts, its high watermark, and where it ends. For the metrics.
+    pub fn partitions(&self) -> impl Iterator<Item = (TopicPartition, Offset, Offset, Offset)> {
+        self.owned.replicas.iter().map(|(partition, replica)| {
+            let model = &replica.model;
+            (*partition, model.log_start_offset(), model.high_watermark(), model.log_end_offset())
+        })
+    }
+
     /// Partitions that have not been looked at for `log.retention.check.interval.ms`; some at a time, each named once.
     pub fn cleaning_due(&mut self, now: Now) -> Vec<TopicPartition> {
         self.owned.cleaning_due(now, self.settings.cleaning_interval_ms)
@@ -372,6 +383,17 @@ impl Shard {
     #[must_use]
     pub fn plan_cleaning(&self, now: Now, partition: TopicPartition, segments: &[Segment]) -> Vec<CleaningStep> {
         self.owned.plan_cleaning(now, partition, segments)
+    }
+
+    /// Begins a round of compaction; `None` if the partition is gone.
+    #[must_use]
+    pub fn begin_compaction(&self, now: Now, partition: TopicPartition, plan: Plan, map: OffsetMap) -> Option<Compaction> {
+        self.owned.begin_compaction(now, partition, plan, map)
+    }
+
+    /// A round has cleaned everything below `cleaned_to`.
+    pub fn compacted(&mut self, partition: TopicPartition, cleaned_to: Offset) {
+        self.owned.compacted(partition, cleaned_to);
     }
 
     /// Produce requests whose parts on this shard are not committed.

@@ -182,9 +182,6 @@ impl Collector for PageCollector {
         f.gauges("tidegate_shard_utilisation", "Part of its life in which the shard's thread worked", shards, |s| {
             s.busy_nanos.value() as f64 / s.alive_nanos.value().max(1) as f64
         })?;
-        f.gauges("tidegate_fetches_waiting", "Fetches that wait for records", shards, |s| {
-            s.fetches_waiting.value() as f64
-        })?;
         f.counters("tidegate_shard_messages", "Messages sent to other shards", shards, |s| {
             s.messages_to_shards.value()
         })?;
@@ -221,23 +218,12 @@ fn requests(f: &mut Families<'_>, shards: &[Arc<ShardMetrics>]) -> fmt::Result {
     f.family("tidegate_requests", "Requests by API", MetricType::Counter, |encoder| {
         each(&mut |labels, api| counter(encoder, labels, api.requests.value()))
     })?;
-    f.family("tidegate_request_errors", "Requests answered with an error, by API", MetricType::Counter, |encoder| {
-        each(&mut |labels, api| counter(encoder, labels, api.errors.value()))
-    })?;
     f.family(
         "tidegate_request_seconds",
         "From a request's last byte to its answer, by API",
         MetricType::Histogram,
         |encoder| each(&mut |labels, api| histogram(encoder, labels, &api.latency, HistogramUnit::Latency)),
-    )?;
-    f.family("tidegate_error_codes", "Kafka error codes in answers", MetricType::Counter, |encoder| {
-        for (index, shard) in shards.iter().enumerate() {
-            for (code, count) in shard.errors().filter(|(_, count)| *count > 0) {
-                counter(encoder, &[("shard", index.to_string()), ("code", code.to_string())], count)?;
-            }
-        }
-        Ok(())
-    })
+    )
 }
 
 fn disk(f: &mut Families<'_>, shards: &[Arc<ShardMetrics>]) -> fmt::Result {
@@ -302,10 +288,13 @@ fn groups(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
         .map(|partition| ((partition.topic.as_str(), partition.partition), partition.high_watermark))
         .collect();
     let groups = || reports.iter().flat_map(|report| &report.groups);
-    f.family("tidegate_group_members", "Members of a consumer group", MetricType::Gauge, |encoder| {
+    f.family("tidegate_groups", "Consumer groups by state", MetricType::Gauge, |encoder| {
+        let mut by_state = BTreeMap::<&str, u64>::new();
         for group in groups() {
-            let labels = [("group", group.group.clone()), ("state", group.state.to_owned())];
-            encoder.encode_family(&labels)?.encode_gauge(&group.members)?;
+            *by_state.entry(group.state).or_default() += 1;
+        }
+        for (state, count) in by_state {
+            encoder.encode_family(&[("state", state)])?.encode_gauge(&count)?;
         }
         Ok(())
     })?;
@@ -368,10 +357,8 @@ mod tests {
         let page = MetricsPage::new(shards.clone());
         let produce = shards[0].api(0);
         produce.requests.add(3);
-        produce.errors.add(1);
         produce.latency.record_latency(Duration::from_micros(500));
         shards[1].api(-7).requests.add(1);
-        shards[1].error(6);
         shards[0].commit_bytes.record_size(5000);
         shards[0].busy_nanos.set(1);
         shards[0].alive_nanos.set(4);
@@ -385,7 +372,7 @@ mod tests {
             segments: 1,
         };
         let committed = vec![(partition.topic.clone(), 2, 4), ("gone".to_owned(), 0, 1)];
-        let group = GroupReport { group: "readers".to_owned(), state: "Stable", members: 2, committed };
+        let group = GroupReport { group: "readers".to_owned(), state: "Stable", committed };
         page.report(ShardReport { shard: 1, partitions: vec![partition], groups: vec![group] });
         page.report(ShardReport { shard: 9, ..ShardReport::default() });
         let text = page.render().unwrap();

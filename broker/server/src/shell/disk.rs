@@ -68,18 +68,13 @@ impl UringDisk {
     /// # Errors
     /// What the kernel said: `startup_check` has asked before, so this is rare.
     pub fn new(options: DiskOptions, metrics: Arc<ShardMetrics>) -> io::Result<Self> {
-        let rings = Rings::new()?;
+        let rings = Rings::new(Arc::clone(&metrics))?;
         Ok(Self { shared: Rc::new(Shared { rings, options, metrics, direct: Cell::new(true) }) })
     }
 
     /// Whether files that asked for it bypass the page cache; true until a file system has refused it.
     pub fn is_direct(&self) -> bool {
         self.shared.direct.get()
-    }
-
-    /// Completions that came without a wake-up; for the metrics.
-    pub fn wakes_lost(&self) -> u64 {
-        self.shared.rings.wakes_lost()
     }
 
     /// The path below the data directory. Storage names its files itself, so anything else is our own mistake.

@@ -30,6 +30,7 @@ use super::{
     event::Event,
     log::{Log, LogOptions},
     mailbox::{Letter, Mailbox, Mailboxes, NewConnection},
+    reporting::{Report, report_loop},
 };
 use crate::metrics::ShardMetrics;
 
@@ -89,6 +90,8 @@ pub struct ShardSetup {
     pub propose: Propose,
     /// The core to run on.
     pub cpu: usize,
+    /// Where its partitions and groups are reported, for the metrics.
+    pub report: Report,
     /// Called once: recovered and serving, or why not.
     pub ready: Box<dyn FnOnce(Result<ShardReady, String>) + Send>,
     /// Called when writes are over: the process must say why and stop.
@@ -207,6 +210,7 @@ async fn run(setup: ShardSetup) {
     glommio::spawn_local(apply_loop(Rc::clone(&core))).detach();
     glommio::spawn_local(tick_loop(Rc::clone(&core))).detach();
     glommio::spawn_local(housekeeping_loop(Rc::clone(&core))).detach();
+    glommio::spawn_local(report_loop(Rc::clone(&core), setup.report)).detach();
     glommio::spawn_local(letter_loop(Rc::clone(&core), setup.mailbox)).detach();
     core.stopped.wait().await;
     core.shut_down().await;
@@ -247,6 +251,14 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    pub(crate) fn shard_id(&self) -> ShardId {
+        self.identity.shard
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
     /// Takes inputs in order, with everything that follows from them at once.
     pub(crate) fn take(self: &Rc<Self>, inputs: impl IntoIterator<Item = Input>) {
         self.inputs.borrow_mut().extend(inputs);

@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use tidegate_shard::{CleaningStep, Input};
+use tidegate_records::ids::TopicPartition;
+use tidegate_shard::{CleaningStep, Input, Segment};
 
 use super::executor::Core;
 
@@ -10,20 +11,7 @@ use super::executor::Core;
 pub(crate) async fn clean(core: &Rc<Core>) {
     let due = core.shard.borrow_mut().cleaning_due(core.clock.now());
     for partition in due {
-        let segments: Vec<_> = core
-            .log
-            .segments(partition)
-            .into_iter()
-            .map(|segment| tidegate_shard::Segment {
-                base_offset: segment.base_offset,
-                next_offset: segment.next_offset,
-                bytes: segment.bytes,
-                max_timestamp: segment.max_timestamp,
-                first_append_time: segment.first_append_time,
-                last_append_time: segment.last_append_time,
-                sealed: segment.sealed,
-            })
-            .collect();
+        let segments = segments(core, partition);
         let steps = core.shard.borrow().plan_cleaning(core.clock.now(), partition, &segments);
         for step in steps {
             let done = match step {
@@ -38,6 +26,7 @@ pub(crate) async fn clean(core: &Rc<Core>) {
                     }
                     done
                 }
+                CleaningStep::Compact(plan) => super::compaction::compact(core, partition, plan).await,
             };
             if let Err(error) = done {
                 tracing::warn!(%partition, error, "a log could not be cleaned; it is tried again");
@@ -45,4 +34,21 @@ pub(crate) async fn clean(core: &Rc<Core>) {
             }
         }
     }
+}
+
+/// The segments of a log, as the model takes them.
+pub(crate) fn segments(core: &Core, partition: TopicPartition) -> Vec<Segment> {
+    core.log
+        .segments(partition)
+        .into_iter()
+        .map(|segment| Segment {
+            base_offset: segment.base_offset,
+            next_offset: segment.next_offset,
+            bytes: segment.bytes,
+            max_timestamp: segment.max_timestamp,
+            first_append_time: segment.first_append_time,
+            last_append_time: segment.last_append_time,
+            sealed: segment.sealed,
+        })
+        .collect()
 }

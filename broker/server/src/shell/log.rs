@@ -14,7 +14,8 @@ use tidegate_records::{
 };
 use tidegate_shard::{AppendBatch, Lookup, LookupAnswer, ReadOutcome, RecoveredPartition, ShardIdentity, ownership};
 use tidegate_storage::{
-    Append, AppendError, PartitionSpec, ReadError, ReadRequest, SegmentConfig, SegmentSummary, Store, StoreOptions, disk::Flush,
+    Append, AppendError, PartitionSpec, ReadError, ReadRequest, SegmentConfig, SegmentSummary, Store, StoreOptions,
+    disk::Flush,
 };
 
 use super::disk::UringDisk;

@@ -3,6 +3,7 @@
 //! The one part of the broker with `unsafe` code, each block with its reason.
 
 pub mod acceptor;
+mod compaction;
 mod connection;
 pub mod disk;
 mod event;
@@ -10,5 +11,6 @@ pub mod executor;
 mod housekeeping;
 pub mod log;
 pub mod mailbox;
+pub mod reporting;
 mod ring;
 pub mod startup_check;

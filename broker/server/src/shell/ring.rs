@@ -32,6 +32,8 @@ use glommio::{io::BufferedFile, net::UnixStream};
 use io_uring::{IoUring, opcode, squeue, types};
 use tidegate_storage::disk::AlignedBuffer;
 
+use crate::metrics::ShardMetrics;
+
 /// Submission queue entries of each ring; more than that in one turn are submitted in several calls.
 const ENTRIES: u32 = 256;
 /// Completion queue entries of each ring. The kernel keeps what does not fit, so this bounds memory and not correctness.
@@ -202,8 +204,6 @@ pub(crate) struct Rings {
     rounds: Ring,
     /// Whether a task that submits is already in the executor's queue.
     submission_scheduled: Cell<bool>,
-    /// How many completions only the watchdog found: each is a bug or a kernel's oddity, and was up to a second late.
-    wakes_lost: Cell<u64>,
     me: Weak<Self>,
     /// The end of the socket pair that the kernel writes to.
     _wake_sender: std::os::unix::net::UnixStream,
@@ -216,7 +216,7 @@ impl Rings {
     ///
     /// # Errors
     /// What the kernel said: see `startup_check` for the words that help an operator.
-    pub(crate) fn new() -> io::Result<Rc<Self>> {
+    pub(crate) fn new(metrics: Arc<ShardMetrics>) -> io::Result<Rc<Self>> {
         let (wake_sender, wake_receiver) = std::os::unix::net::UnixStream::pair()?;
         let sender = wake_sender.as_raw_fd();
         // SAFETY: the descriptor is given up by its one owner and taken over by another, which closes it.
@@ -235,7 +235,6 @@ impl Rings {
             general,
             rounds,
             submission_scheduled: Cell::new(false),
-            wakes_lost: Cell::new(0),
             me: Weak::clone(me),
             _wake_sender: wake_sender,
             tasks: RefCell::new(Vec::new()),
@@ -263,7 +262,8 @@ impl Rings {
                 let Some(rings) = weak.upgrade() else { break };
                 rings.submit();
                 let late = rings.general.reap() + rings.rounds.reap();
-                rings.wakes_lost.set(rings.wakes_lost.get() + late);
+                // Each is a bug or a kernel's oddity, unless its wake was on the way.
+                metrics.disk_wakes_lost.add(late);
             }
         });
         rings.tasks.borrow_mut().extend([general_task, rounds_task, watchdog]);
@@ -297,11 +297,6 @@ impl Rings {
         let slot = self.rounds.start(operations);
         self.schedule_submission();
         Ok(Completion { rings: self.me.upgrade().expect("self is alive"), which: Which::Rounds, slot, done: false })
-    }
-
-    /// How many completions were found by the watchdog alone.
-    pub(crate) fn wakes_lost(&self) -> u64 {
-        self.wakes_lost.get()
     }
 
     /// Puts a task at the end of the executor's queue that submits what this turn has pushed.

@@ -37,13 +37,16 @@ pub(super) fn answer(shard: &mut Shard, now: Now, request: Request, body: &ApiVe
         response.error_code = code(ResponseError::InvalidRequest);
     }
     response.api_keys = api_keys();
-    if request.version >= 3 {
+    if request.version >= 4 {
+        // Its minimum of 0 cannot be read by clients of version 3 (KAFKA-17492): Kafka leaves it out for them.
         response.supported_features = vec![
             SupportedFeatureKey::default()
                 .with_name(StrBytes::from_static_str("group.version"))
-                .with_min_version(i16::from(request.version < 4))
+                .with_min_version(0)
                 .with_max_version(1),
         ];
+    }
+    if request.version >= 3 {
         response.finalized_features_epoch = 0;
         response.finalized_features = vec![
             FinalizedFeatureKey::default()

@@ -129,7 +129,6 @@ pub(super) fn topic_partitions(
                 if let Some(next) = indexes.next() {
                     response.next_cursor =
                         Some(Cursor::default().with_topic_name(TopicName(text(&name))).with_partition_index(next.0));
-                    left = 0;
                     response.topics.push(answer);
                     break;
                 }

@@ -1,35 +1,31 @@
-//! DescribeConfigs (32), AlterConfigs (33), IncrementalAlterConfigs (44), ListConfigResources (74).
-//! Sources: KIP-133, KIP-226 (synonyms), KIP-339 (incremental), KIP-569 (types, documentation).
+//! DescribeConfigs (32) and ListConfigResources (74). Sources: KIP-133, KIP-226 (synonyms), KIP-569 (types, documentation), KIP-1142.
 //!
-//! Topics can be changed; the broker's own settings are shown and belong to its configuration file.
+//! Topics have settings of their own over the broker's; the broker's are shown, and belong to its configuration file.
 
 use std::collections::BTreeMap;
 
 use kafka_protocol::{
     ResponseError,
     messages::{
-        AlterConfigsRequest, AlterConfigsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
-        IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ListConfigResourcesRequest,
-        ListConfigResourcesResponse, alter_configs_response, describe_configs_response::*,
-        incremental_alter_configs_response, list_config_resources_response::ConfigResource,
+        DescribeConfigsRequest, DescribeConfigsResponse, ListConfigResourcesRequest, ListConfigResourcesResponse,
+        describe_configs_response::*, list_config_resources_response::ConfigResource,
     },
-    protocol::StrBytes,
 };
 use tidegate_model::{
-    metadata::{MetadataChange, ProposalResult},
-    topic_config::{BrokerDefaults, ConfigType, TOPIC_KEYS, TopicKey, topic_key},
+    group::GroupConfig,
+    topic_config::{BrokerDefaults, ConfigType, TOPIC_KEYS, TopicKey},
 };
 use tidegate_records::time::Now;
 
-use super::{Work as AnyWork, code, text};
+use super::{code, text};
 use crate::{
     error::metadata_code,
     request::Request,
     shard::{Effects, Shard},
 };
 
-const RESOURCE_TOPIC: i8 = 2;
-const RESOURCE_BROKER: i8 = 4;
+pub(super) const RESOURCE_TOPIC: i8 = 2;
+pub(super) const RESOURCE_BROKER: i8 = 4;
 const RESOURCE_CLIENT_METRICS: i8 = 16;
 const RESOURCE_GROUP: i8 = 32;
 
@@ -63,8 +59,6 @@ fn type_code(kind: ConfigType) -> i8 {
         ConfigType::List => 7,
     }
 }
-
-// ---- describe ----
 
 pub(super) fn describe(
     shard: &mut Shard,
@@ -119,7 +113,7 @@ fn describe_resource(
                 .map(|key| {
                     let overrides = topic.config.overrides();
                     let (source, value) = source_and_value(key, overrides, shard.image.defaults());
-                    let mut described = described(key.name, value, source, key.kind, request, body);
+                    let mut described = described(key.name, value, source, key.kind, request);
                     if body.include_synonyms {
                         described.synonyms = synonyms(key, overrides, shard.image.defaults());
                     }
@@ -132,7 +126,11 @@ fn describe_resource(
         }
         RESOURCE_BROKER => {
             let me = shard.identity.broker.0;
-            if !name.is_empty() && name.parse() != Ok(me) {
+            if name.is_empty() {
+                // What was set for all brokers at run time: nothing can be.
+                return Ok(Vec::new());
+            }
+            if name.parse() != Ok(me) {
                 let message = format!("Unexpected broker id, expected {me} or empty string, but received {name}");
                 return Err((code(ResponseError::InvalidRequest), message));
             }
@@ -140,7 +138,7 @@ fn describe_resource(
             Ok(settings
                 .map(|setting| {
                     let source = if setting.is_default { SOURCE_DEFAULT } else { SOURCE_STATIC_BROKER };
-                    let mut shown = described(&setting.name, &setting.value, source, setting.kind, request, body);
+                    let mut shown = described(&setting.name, &setting.value, source, setting.kind, request);
                     shown.read_only = true;
                     if body.include_documentation && request.version >= 3 {
                         shown.documentation = Some(text(&setting.documentation));
@@ -149,9 +147,40 @@ fn describe_resource(
                 })
                 .collect())
         }
-        RESOURCE_GROUP | RESOURCE_CLIENT_METRICS => Ok(Vec::new()),
+        RESOURCE_GROUP if name.is_empty() => {
+            Err((code(ResponseError::InvalidRequest), "Group name must not be empty".to_owned()))
+        }
+        RESOURCE_GROUP => Ok(group_settings(&shard.settings.groups)
+            .into_iter()
+            .filter(|(name, ..)| wanted(name))
+            .map(|(name, value, documentation)| {
+                let mut shown = described(name, &value, SOURCE_STATIC_BROKER, ConfigType::Int, request);
+                shown.read_only = true;
+                if body.include_documentation && request.version >= 3 {
+                    shown.documentation = Some(text(documentation));
+                }
+                shown
+            })
+            .collect()),
+        RESOURCE_CLIENT_METRICS => Ok(Vec::new()),
         _ => Err((code(ResponseError::InvalidRequest), format!("resource type {kind} has no configuration here"))),
     }
+}
+
+/// What every group has; a group has no settings of its own (KIP-1101 lets it have some).
+fn group_settings(groups: &GroupConfig) -> [(&'static str, String, &'static str); 2] {
+    [
+        (
+            "consumer.heartbeat.interval.ms",
+            groups.consumer_heartbeat_interval.as_millis().to_string(),
+            "Milliseconds between the heartbeats of a member; the broker's group.consumer.heartbeat.interval.ms.",
+        ),
+        (
+            "consumer.session.timeout.ms",
+            groups.consumer_session_timeout.as_millis().to_string(),
+            "Milliseconds without a heartbeat after which a member is removed; the broker's group.consumer.session.timeout.ms.",
+        ),
+    ]
 }
 
 fn described(
@@ -160,7 +189,6 @@ fn described(
     source: i8,
     kind: ConfigType,
     request: &Request,
-    _body: &DescribeConfigsRequest,
 ) -> DescribeConfigsResourceResult {
     let mut described = DescribeConfigsResourceResult::default()
         .with_name(text(name))
@@ -218,215 +246,4 @@ pub(super) fn list(
         })
         .collect();
     shard.answer(now, request, &ListConfigResourcesResponse::default().with_config_resources(resources), effects);
-}
-
-// ---- alter ----
-
-/// The answers so far, by resource, and how many changes are not committed yet.
-pub(crate) struct Work {
-    answers: Vec<Answer>,
-    awaiting: usize,
-    incremental: bool,
-}
-
-struct Answer {
-    kind: i8,
-    name: StrBytes,
-    refused: Option<(i16, String)>,
-}
-
-pub(super) fn alter(shard: &mut Shard, now: Now, request: Request, body: AlterConfigsRequest, effects: &mut Effects) {
-    let resources = body
-        .resources
-        .into_iter()
-        .map(|resource| {
-            let kind = resource.resource_type;
-            let configs = (|| {
-                topic_only(kind)?;
-                let mut configs = BTreeMap::new();
-                for config in resource.configs {
-                    let Some(value) = config.value else {
-                        return Err(null_value(&config.name));
-                    };
-                    configs.insert(config.name.to_string(), value.to_string());
-                }
-                Ok(configs)
-            })();
-            (kind, resource.resource_name, configs)
-        })
-        .collect();
-    propose_all(shard, now, request, resources, body.validate_only, false, effects);
-}
-
-pub(super) fn alter_incrementally(
-    shard: &mut Shard,
-    now: Now,
-    request: Request,
-    body: IncrementalAlterConfigsRequest,
-    effects: &mut Effects,
-) {
-    let resources = body
-        .resources
-        .into_iter()
-        .map(|resource| {
-            let kind = resource.resource_type;
-            let configs = topic_only(kind).and_then(|()| {
-                let topic = shard.image.topic(&resource.resource_name);
-                let mut configs = topic.map(|topic| topic.config.overrides().clone()).unwrap_or_default();
-                for config in &resource.configs {
-                    let change = Incremental {
-                        name: &config.name,
-                        operation: config.config_operation,
-                        value: config.value.as_deref(),
-                    };
-                    change.apply(&mut configs, shard.image.defaults())?;
-                }
-                Ok(configs)
-            });
-            (kind, resource.resource_name, configs)
-        })
-        .collect();
-    propose_all(shard, now, request, resources, body.validate_only, true, effects);
-}
-
-fn topic_only(kind: i8) -> Result<(), (i16, String)> {
-    match kind {
-        RESOURCE_TOPIC => Ok(()),
-        RESOURCE_BROKER => Err((
-            code(ResponseError::InvalidRequest),
-            "Broker settings cannot be changed while it runs: set them in tidegate.toml and restart.".to_owned(),
-        )),
-        _ => Err((code(ResponseError::InvalidRequest), format!("resource type {kind} cannot be altered"))),
-    }
-}
-
-fn null_value(name: &str) -> (i16, String) {
-    (code(ResponseError::InvalidConfig), format!("Null value not supported for : {name}"))
-}
-
-struct Incremental<'a> {
-    name: &'a str,
-    operation: i8,
-    value: Option<&'a str>,
-}
-
-impl Incremental<'_> {
-    fn apply(&self, configs: &mut BTreeMap<String, String>, defaults: &BrokerDefaults) -> Result<(), (i16, String)> {
-        let invalid = |message: String| (code(ResponseError::InvalidConfig), message);
-        let key = topic_key(self.name).ok_or_else(|| invalid(format!("Unknown topic config name: {}", self.name)))?;
-        match self.operation {
-            0 => {
-                let value = self.value.ok_or_else(|| null_value(self.name))?;
-                configs.insert(self.name.to_owned(), value.to_owned());
-            }
-            1 => {
-                configs.remove(self.name);
-            }
-            operation @ (2 | 3) => {
-                if key.kind != ConfigType::List {
-                    let verb = if operation == 2 { "APPEND" } else { "SUBTRACT" };
-                    return Err(invalid(format!("Can't {verb} to key {} because its type is not LIST.", self.name)));
-                }
-                let value = self.value.ok_or_else(|| null_value(self.name))?;
-                let current = source_and_value(key, configs, defaults).1.to_owned();
-                let split = |text: &str| -> Vec<String> {
-                    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
-                };
-                let mut parts = split(&current);
-                for part in split(value) {
-                    if operation == 3 {
-                        parts.retain(|present| *present != part);
-                    } else if !parts.contains(&part) {
-                        parts.push(part);
-                    }
-                }
-                configs.insert(self.name.to_owned(), parts.join(","));
-            }
-            other => return Err((code(ResponseError::InvalidRequest), format!("Unknown operation type {other}"))),
-        }
-        Ok(())
-    }
-}
-
-type Resource = (i8, StrBytes, Result<BTreeMap<String, String>, (i16, String)>);
-
-fn propose_all(
-    shard: &mut Shard,
-    now: Now,
-    request: Request,
-    resources: Vec<Resource>,
-    validate_only: bool,
-    incremental: bool,
-    effects: &mut Effects,
-) {
-    let mut answers = Vec::new();
-    let mut changes = Vec::new();
-    for (kind, name, configs) in resources {
-        let change = configs.and_then(|configs| {
-            let change = MetadataChange::AlterTopicConfig { name: name.to_string(), configs };
-            shard.image.validate(&change).map_err(|error| (metadata_code(&error), error.to_string()))?;
-            Ok(change)
-        });
-        let refused = match change {
-            Ok(_) if validate_only => None,
-            Ok(change) => {
-                changes.push((answers.len() as u32, change));
-                None
-            }
-            Err(refused) => Some(refused),
-        };
-        answers.push(Answer { kind, name, refused });
-    }
-    let work = Work { answers, awaiting: changes.len(), incremental };
-    if changes.is_empty() {
-        return respond(shard, now, &request, work, effects);
-    }
-    let id = request.id;
-    shard.park(request, AnyWork::AlterConfigs(work));
-    for (tag, change) in changes {
-        shard.propose(id, tag, change, effects);
-    }
-}
-
-pub(super) fn finish(
-    shard: &mut Shard,
-    now: Now,
-    request: &Request,
-    mut work: Work,
-    (tag, result): (u32, ProposalResult),
-    effects: &mut Effects,
-) -> Option<AnyWork> {
-    if let Err(error) = result {
-        work.answers[tag as usize].refused = Some((metadata_code(&error), error.to_string()));
-    }
-    work.awaiting -= 1;
-    if work.awaiting > 0 {
-        return Some(AnyWork::AlterConfigs(work));
-    }
-    respond(shard, now, request, work, effects);
-    None
-}
-
-fn respond(shard: &mut Shard, now: Now, request: &Request, work: Work, effects: &mut Effects) {
-    if work.incremental {
-        let responses = work.answers.into_iter().map(|answer| {
-            let (error_code, message) = answer.refused.map_or((0, None), |(code, text)| (code, Some(text)));
-            incremental_alter_configs_response::AlterConfigsResourceResponse::default()
-                .with_resource_type(answer.kind)
-                .with_resource_name(answer.name)
-                .with_error_code(error_code)
-                .with_error_message(message.as_deref().map(text))
-        });
-        let response = IncrementalAlterConfigsResponse::default().with_responses(responses.collect());
-        return shard.answer(now, request, &response, effects);
-    }
-    let responses = work.answers.into_iter().map(|answer| {
-        let (error_code, message) = answer.refused.map_or((0, None), |(code, text)| (code, Some(text)));
-        alter_configs_response::AlterConfigsResourceResponse::default()
-            .with_resource_type(answer.kind)
-            .with_resource_name(answer.name)
-            .with_error_code(error_code)
-            .with_error_message(message.as_deref().map(text))
-    });
-    shard.answer(now, request, &AlterConfigsResponse::default().with_responses(responses.collect()), effects);
 }

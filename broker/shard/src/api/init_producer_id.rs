@@ -40,13 +40,9 @@ pub(super) fn begin(
         // A fatal code: the producer must not try for ever.
         return refuse(shard, now, &request, code(ResponseError::TransactionalIdAuthorizationFailed), effects);
     }
-    let (id, epoch) = (body.producer_id.0, body.producer_epoch);
-    if request.version >= 3 && id >= 0 && epoch >= 0 && epoch < i16::MAX - 1 {
-        // KIP-360: the producer keeps its id and fences its own earlier batches.
-        return answer(shard, now, &request, id, epoch + 1, effects);
-    }
+    // A producer without transactions gets a new id even if it has one (KIP-360): its old sequences mean nothing any more.
     if let Some(id) = shard.producer_ids.take() {
-        return answer(shard, now, &request, id, 0, effects);
+        return answer(shard, now, &request, id, effects);
     }
     let id = request.id;
     shard.park(request, AnyWork::InitProducerId);
@@ -98,14 +94,14 @@ pub(super) fn finish(
 
 fn hand_out(shard: &mut Shard, now: Now, request: &Request, effects: &mut Effects) {
     match shard.producer_ids.take() {
-        Some(id) => answer(shard, now, request, id, 0, effects),
+        Some(id) => answer(shard, now, request, id, effects),
         // More requests than a block has ids waited at once; they ask again.
         None => refuse(shard, now, request, code(ResponseError::CoordinatorLoadInProgress), effects),
     }
 }
 
-fn answer(shard: &mut Shard, now: Now, request: &Request, id: i64, epoch: i16, effects: &mut Effects) {
-    let response = InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(epoch);
+fn answer(shard: &mut Shard, now: Now, request: &Request, id: i64, effects: &mut Effects) {
+    let response = InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0);
     shard.answer(now, request, &response, effects);
 }
 

@@ -18,6 +18,7 @@ use crate::{
     shard::{Effect, Effects, Observation, Shard},
 };
 
+mod alter_configs;
 mod api_versions;
 mod cluster;
 mod configs;
@@ -93,7 +94,7 @@ pub(crate) enum Work {
     OffsetForLeaderEpoch(offset_for_leader_epoch::Work),
     Metadata(metadata::Work),
     Topics(topics::Work),
-    AlterConfigs(configs::Work),
+    AlterConfigs(alter_configs::Work),
     DeleteRecords(delete_records::Work),
     LogDirs(cluster::LogDirsWork),
     Producers(cluster::ProducersWork),
@@ -191,9 +192,9 @@ fn begin(shard: &mut Shard, now: Now, request: Request, kind: RequestKind, effec
         RequestKind::DeleteRecords(body) => delete_records::begin(shard, now, request, body, effects),
         RequestKind::InitProducerId(body) => init_producer_id::begin(shard, now, request, &body, effects),
         RequestKind::DescribeConfigs(body) => configs::describe(shard, now, &request, &body, effects),
-        RequestKind::AlterConfigs(body) => configs::alter(shard, now, request, body, effects),
+        RequestKind::AlterConfigs(body) => alter_configs::replace(shard, now, request, body, effects),
         RequestKind::IncrementalAlterConfigs(body) => {
-            configs::alter_incrementally(shard, now, request, body, effects);
+            alter_configs::alter(shard, now, request, body, effects);
         }
         RequestKind::ListConfigResources(body) => configs::list(shard, now, &request, &body, effects),
         RequestKind::DescribeCluster(body) => cluster::describe(shard, now, &request, &body, effects),
@@ -250,7 +251,7 @@ pub(crate) fn finish(
             topics::finish(shard, now, request, work, (tag, result), effects)
         }
         (Work::AlterConfigs(work), Reply::Proposed { tag, result }) => {
-            configs::finish(shard, now, request, work, (tag, result), effects)
+            alter_configs::finish(shard, now, request, work, (tag, result), effects)
         }
         (Work::DeleteRecords(work), Reply::RecordsDeleted(items)) => {
             delete_records::finish(shard, now, request, work, items, effects)
