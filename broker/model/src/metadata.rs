@@ -119,10 +119,13 @@ pub enum MetadataChange {
         name: String,
         partitions: i32,
     },
-    /// `configs` replaces everything that was set on the topic.
+    /// `configs` replaces everything that was set on the topic. `based_on` is what was set when it was computed from that: if
+    /// something else is set by now, it is refused.
     AlterTopicConfig {
         name: String,
         configs: BTreeMap<String, String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        based_on: Option<BTreeMap<String, String>>,
     },
     DeployPlugin(Plugin),
     RemovePlugin {
@@ -174,6 +177,8 @@ pub enum MetadataError {
     UnknownTopicId { id: String },
     #[error("{reason}")]
     InvalidPartitions { reason: String },
+    #[error("the configuration of topic '{name}' was changed meanwhile")]
+    ConfigChanged { name: String, current: BTreeMap<String, String> },
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("{0}")]
@@ -281,8 +286,11 @@ impl MetadataImage {
                 }
                 Ok(())
             }
-            MetadataChange::AlterTopicConfig { name, configs } => {
-                self.known(name)?;
+            MetadataChange::AlterTopicConfig { name, configs, based_on } => {
+                let current = self.known(name)?.config.overrides();
+                if based_on.as_ref().is_some_and(|based_on| based_on != current) {
+                    return Err(MetadataError::ConfigChanged { name: name.clone(), current: current.clone() });
+                }
                 self.validate_config(configs)
             }
             MetadataChange::DeployPlugin(plugin) => validate_plugin_name(&plugin.name),
@@ -351,7 +359,7 @@ impl MetadataImage {
                 let topic = self.topics.get(name).expect("a validated name");
                 next.insert(Topic { partitions: *partitions, ..Topic::clone(topic) });
             }
-            MetadataChange::AlterTopicConfig { name, configs } => {
+            MetadataChange::AlterTopicConfig { name, configs, based_on: _ } => {
                 let topic = self.topics.get(name).expect("a validated name");
                 next.insert(Topic { config: self.config(configs), ..Topic::clone(topic) });
             }
@@ -505,6 +513,25 @@ mod tests {
         }
         let more = commit(&first, &MetadataChange::CreatePartitions { name: "t".into(), partitions: 5 }).unwrap();
         assert_eq!(more.topic("t").unwrap().partitions, 5);
+    }
+
+    #[test]
+    fn a_change_that_was_computed_from_something_older_is_refused() {
+        let set = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+        };
+        let alter = |configs, based_on| MetadataChange::AlterTopicConfig { name: "t".into(), configs, based_on };
+        let first = commit(&image(), &create("t", 1, &[("retention.ms", "5")])).unwrap();
+        let one = alter(set(&[("retention.ms", "5"), ("segment.ms", "6")]), Some(set(&[("retention.ms", "5")])));
+        let second = commit(&first, &one).unwrap();
+        let current = set(&[("retention.ms", "5"), ("segment.ms", "6")]);
+        assert_eq!(commit(&second, &one).unwrap_err(), MetadataError::ConfigChanged { name: "t".into(), current });
+        let whole = commit(&second, &alter(set(&[]), None)).unwrap();
+        assert!(whole.topic("t").unwrap().config.overrides().is_empty());
+        // As it was written before there was a base.
+        let old: MetadataChange =
+            serde_json::from_str(r#"{"change":"alter-topic-config","name":"t","configs":{}}"#).unwrap();
+        assert_eq!(old, alter(set(&[]), None));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Names, defaults and meanings are Apache Kafka's (<https://kafka.apache.org/documentation/#topicconfigs>); keys that begin with
 //! `tidegate.` are our own. An unknown key is refused, as Kafka refuses it. [`TopicConfig`] can only come from valid text.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use tidegate_records::batch::Compression;
 
@@ -25,11 +25,15 @@ enum Allowed {
         min: i64,
         max: i64,
     },
+    /// The levels of gzip, or -1 for its default.
+    GzipLevel,
     Fraction,
     Boolean,
     OneOf(&'static [&'static str]),
-    /// A comma-separated list of these, each at most once.
+    /// A comma-separated list of these, each at most once; it may be empty.
     ListOf(&'static [&'static str]),
+    /// There is no tiered storage: off.
+    Off,
     /// Anything, as long as it is UTF-8.
     Text,
 }
@@ -70,22 +74,22 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         ConfigType::List,
         "delete",
         "log.cleanup.policy",
-        Allowed::ListOf(&["delete", "compact"]),
-        "What happens to old records: `delete` by time or size, `compact` to the last value of each key, or both.",
+        Allowed::ListOf(&["compact", "delete"]),
+        "What happens to old records: `delete` by time or size, `compact` to the last value of each key, or both. Empty: nothing.",
     ),
     key(
         "compression.gzip.level",
         ConfigType::Int,
         "-1",
-        "",
-        Allowed::Integers { min: -1, max: 9 },
+        "compression.gzip.level",
+        Allowed::GzipLevel,
         "Level used when the broker compresses with gzip; -1 is the codec's default.",
     ),
     key(
         "compression.lz4.level",
         ConfigType::Int,
         "9",
-        "",
+        "compression.lz4.level",
         Allowed::Integers { min: 1, max: 17 },
         "Accepted; the lz4 encoder has one level.",
     ),
@@ -101,7 +105,7 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         "compression.zstd.level",
         ConfigType::Int,
         "3",
-        "",
+        "compression.zstd.level",
         Allowed::Integers { min: -131_072, max: 22 },
         "Level used when the broker compresses with zstd.",
     ),
@@ -155,6 +159,22 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         "Accepted; there are no followers yet.",
     ),
     key(
+        "local.retention.bytes",
+        ConfigType::Long,
+        "-2",
+        "log.local.retention.bytes",
+        Allowed::Integers { min: -2, max: i64::MAX },
+        "Accepted; there is no tiered storage.",
+    ),
+    key(
+        "local.retention.ms",
+        ConfigType::Long,
+        "-2",
+        "log.local.retention.ms",
+        Allowed::Integers { min: -2, max: i64::MAX },
+        "Accepted; there is no tiered storage.",
+    ),
+    key(
         "max.compaction.lag.ms",
         ConfigType::Long,
         UNLIMITED,
@@ -177,6 +197,14 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         "message.max.bytes",
         ANY_INT,
         "The largest record batch that is accepted, in bytes, compressed if it is.",
+    ),
+    key(
+        "message.downconversion.enable",
+        ConfigType::Boolean,
+        "true",
+        "log.message.downconversion.enable",
+        Allowed::Boolean,
+        "Accepted; there is one message format, so nothing is converted (KIP-724).",
     ),
     key(
         "message.timestamp.after.max.ms",
@@ -235,11 +263,27 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         "Accepted; segments are pre-written where it pays.",
     ),
     key(
+        "remote.log.copy.disable",
+        ConfigType::Boolean,
+        "false",
+        "",
+        Allowed::Boolean,
+        "Accepted; there is no tiered storage.",
+    ),
+    key(
+        "remote.log.delete.on.disable",
+        ConfigType::Boolean,
+        "false",
+        "",
+        Allowed::Boolean,
+        "Accepted; there is no tiered storage.",
+    ),
+    key(
         "remote.storage.enable",
         ConfigType::Boolean,
         "false",
         "",
-        Allowed::OneOf(&["false"]),
+        Allowed::Off,
         "Tiered storage through a Kafka plugin does not exist here; only `false`.",
     ),
     key(
@@ -247,7 +291,7 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         ConfigType::Long,
         "-1",
         "log.retention.bytes",
-        FROM_MINUS_ONE,
+        Allowed::Integers { min: i64::MIN, max: i64::MAX },
         "The size of a partition from which its oldest segments are deleted; -1: no limit.",
     ),
     key(
@@ -355,9 +399,40 @@ pub enum ConfigError {
     Unknown { name: String },
     #[error("Invalid value {value} for configuration {name}: {reason}")]
     Invalid { name: String, value: String, reason: String },
-    #[error("Invalid config value for {name}: the value is missing")]
-    Missing { name: String },
+    #[error("Configuration '{name}' values must not be {fault}.")]
+    List { name: String, fault: ListFault },
+    #[error(
+        "conflict topic config setting min.compaction.lag.ms ({min_compaction_lag_ms}) > max.compaction.lag.ms ({max_compaction_lag_ms})"
+    )]
+    CompactionLags { min_compaction_lag_ms: i64, max_compaction_lag_ms: i64 },
+    #[error(
+        "The configuration value of {name} cannot be added because it exceeds the maximum value size of {VALUE_BYTES_MAX} bytes."
+    )]
+    TooLong { name: String },
+    #[error(
+        "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage."
+    )]
+    TieredStorage,
 }
+
+/// What is wrong with an element of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListFault {
+    Empty,
+    Duplicated,
+}
+
+impl fmt::Display for ListFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "empty",
+            Self::Duplicated => "duplicated",
+        })
+    }
+}
+
+/// A string of the protocol's older versions has a length of 16 bits, so a longer value could not be shown to everybody.
+pub const VALUE_BYTES_MAX: usize = i16::MAX as usize;
 
 /// The key of a name.
 #[must_use]
@@ -371,39 +446,65 @@ impl TopicKey {
     /// # Errors
     /// [`ConfigError::Invalid`], with what may.
     pub fn check(&self, value: &str) -> Result<(), ConfigError> {
+        let name = || self.name.to_owned();
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(ConfigError::TooLong { name: name() });
+        }
         let invalid =
-            |reason: String| Err(ConfigError::Invalid { name: self.name.to_owned(), value: value.to_owned(), reason });
+            |value: &str, reason: String| Err(ConfigError::Invalid { name: name(), value: value.to_owned(), reason });
+        let trimmed = value.trim();
         match self.allowed {
             Allowed::Text => Ok(()),
-            Allowed::Boolean => match value.to_ascii_lowercase().as_str() {
+            Allowed::Boolean | Allowed::Off => match trimmed.to_ascii_lowercase().as_str() {
+                "true" if self.allowed == Allowed::Off => Err(ConfigError::TieredStorage),
                 "true" | "false" => Ok(()),
-                _ => invalid("Expected value to be either true or false".into()),
+                _ => invalid(value, "Expected value to be either true or false".into()),
             },
-            Allowed::Fraction => match value.trim().parse::<f64>() {
+            Allowed::Fraction => match trimmed.parse::<f64>() {
                 Ok(number) if (0.0..=1.0).contains(&number) => Ok(()),
-                Ok(_) => invalid("Value must be between 0 and 1".into()),
-                Err(_) => invalid("Not a number of type DOUBLE".into()),
+                Ok(number) if number < 0.0 => invalid(value, "Value must be at least 0".into()),
+                Ok(_) => invalid(value, "Value must be no more than 1".into()),
+                Err(_) => invalid(value, "Not a number of type DOUBLE".into()),
             },
-            Allowed::Integers { min, max } => match value.trim().parse::<i64>() {
-                Ok(number) if number < min => invalid(format!("Value must be at least {min}")),
-                Ok(number) if number > max => invalid(format!("Value must be at most {max}")),
-                Ok(_) => Ok(()),
-                Err(_) if self.kind == ConfigType::Int => invalid("Not a number of type INT".into()),
-                Err(_) => invalid("Not a number of type LONG".into()),
+            Allowed::Integers { min, max } => match self.integer(trimmed) {
+                Some(number) if number < min => invalid(value, format!("Value must be at least {min}")),
+                Some(number) if number > max => invalid(value, format!("Value must be no more than {max}")),
+                Some(_) => Ok(()),
+                None => invalid(value, self.not_a_number()),
             },
-            Allowed::OneOf(values) if values.contains(&value) => Ok(()),
-            Allowed::OneOf(values) => invalid(format!("String must be one of: {}", values.join(", "))),
+            Allowed::GzipLevel => match self.integer(trimmed) {
+                Some(-1 | 1..=9) => Ok(()),
+                Some(_) => invalid(value, "Value must be between 1 and 9 or equal to -1".into()),
+                None => invalid(value, self.not_a_number()),
+            },
+            Allowed::OneOf(values) if values.contains(&trimmed) => Ok(()),
+            Allowed::OneOf(values) => invalid(value, format!("String must be one of: {}", values.join(", "))),
+            Allowed::ListOf(_) if trimmed.is_empty() => Ok(()),
             Allowed::ListOf(values) => {
-                let parts: Vec<&str> = value.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
-                if parts.is_empty() || parts.iter().any(|part| !values.contains(part)) {
-                    return invalid(format!("String must be one of: {}", values.join(", ")));
+                let parts: Vec<&str> = trimmed.split(',').map(str::trim).collect();
+                let mut different = parts.clone();
+                different.sort_unstable();
+                different.dedup();
+                if different.len() < parts.len() {
+                    return Err(ConfigError::List { name: name(), fault: ListFault::Duplicated });
                 }
-                let mut sorted = parts.clone();
-                sorted.sort_unstable();
-                sorted.dedup();
-                if sorted.len() == parts.len() { Ok(()) } else { invalid("Values must not be repeated".into()) }
+                match parts.iter().find(|part| !values.contains(part)) {
+                    None => Ok(()),
+                    Some(&"") => Err(ConfigError::List { name: name(), fault: ListFault::Empty }),
+                    Some(other) => invalid(other, format!("String must be one of: {}", values.join(", "))),
+                }
             }
         }
+    }
+
+    /// Java's `Integer.parseInt` or `Long.parseLong`.
+    fn integer(&self, text: &str) -> Option<i64> {
+        if self.kind == ConfigType::Int { text.parse::<i32>().ok().map(i64::from) } else { text.parse().ok() }
+    }
+
+    fn not_a_number(&self) -> String {
+        let kind = if self.kind == ConfigType::Int { "INT" } else { "LONG" };
+        format!("Not a number of type {kind}")
     }
 }
 
@@ -478,7 +579,7 @@ impl TopicConfig {
         let long = |name: &str| text(name).trim().parse::<i64>().map_err(|_| invalid(name));
         let int = |name: &str| text(name).trim().parse::<i32>().map_err(|_| invalid(name));
         let size = |name: &str| text(name).trim().parse::<usize>().map_err(|_| invalid(name));
-        let truth = |name: &str| text(name).eq_ignore_ascii_case("true");
+        let truth = |name: &str| text(name).trim().eq_ignore_ascii_case("true");
         let attachment = |name: &str, config: &str| {
             let plugin = text(name).trim();
             (!plugin.is_empty()).then(|| Attachment { plugin: plugin.to_owned(), config: text(config).to_owned() })
@@ -489,7 +590,7 @@ impl TopicConfig {
                 delete: policies.contains(&"delete"),
                 compact: policies.contains(&"compact"),
             },
-            compression: match text("compression.type") {
+            compression: match text("compression.type").trim() {
                 "uncompressed" => Some(Compression::None),
                 "gzip" => Some(Compression::Gzip),
                 "snappy" => Some(Compression::Snappy),
@@ -505,7 +606,7 @@ impl TopicConfig {
             max_message_bytes: size("max.message.bytes")?,
             message_timestamp_after_max_ms: long("message.timestamp.after.max.ms")?,
             message_timestamp_before_max_ms: long("message.timestamp.before.max.ms")?,
-            log_append_time: text("message.timestamp.type") == "LogAppendTime",
+            log_append_time: text("message.timestamp.type").trim() == "LogAppendTime",
             min_cleanable_dirty_ratio: text("min.cleanable.dirty.ratio")
                 .trim()
                 .parse()
@@ -516,17 +617,16 @@ impl TopicConfig {
             retention_ms: long("retention.ms")?,
             segment_bytes: long("segment.bytes")?.unsigned_abs(),
             segment_ms: long("segment.ms")?,
-            durability_os: text("tidegate.durability") == "os",
+            durability_os: text("tidegate.durability").trim() == "os",
             partitioner: attachment("tidegate.partitioner", "tidegate.partitioner.config"),
             router: attachment("tidegate.router", "tidegate.router.config"),
             router_store: truth("tidegate.router.store"),
             overrides: overrides.clone(),
         };
         if resolved.min_compaction_lag_ms > resolved.max_compaction_lag_ms {
-            return Err(ConfigError::Invalid {
-                name: "min.compaction.lag.ms".into(),
-                value: resolved.min_compaction_lag_ms.to_string(),
-                reason: format!("it is larger than max.compaction.lag.ms ({})", resolved.max_compaction_lag_ms),
+            return Err(ConfigError::CompactionLags {
+                min_compaction_lag_ms: resolved.min_compaction_lag_ms,
+                max_compaction_lag_ms: resolved.max_compaction_lag_ms,
             });
         }
         Ok(resolved)
@@ -568,56 +668,4 @@ impl Default for TopicConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resolve(pairs: &[(&str, &str)]) -> Result<TopicConfig, ConfigError> {
-        let overrides = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        TopicConfig::resolve(&overrides, &BrokerDefaults::new())
-    }
-
-    #[test]
-    fn keys_are_sorted_and_their_defaults_are_valid() {
-        assert!(TOPIC_KEYS.is_sorted_by_key(|key| key.name));
-        for key in TOPIC_KEYS {
-            assert_eq!(key.check(key.default), Ok(()), "{}", key.name);
-        }
-    }
-
-    #[test]
-    fn bad_values_are_refused_as_kafka_refuses_them() {
-        let check = |key: &str, value: &str, expected: &str| {
-            assert_eq!(resolve(&[(key, value)]).unwrap_err().to_string(), expected, "{key}={value}");
-        };
-        check("nonsense", "1", "Unknown topic config name: nonsense");
-        check("retention.ms", "-2", "Invalid value -2 for configuration retention.ms: Value must be at least -1");
-        check("retention.ms", "x", "Invalid value x for configuration retention.ms: Not a number of type LONG");
-        check("segment.bytes", "1", "Invalid value 1 for configuration segment.bytes: Value must be at least 14");
-        check(
-            "cleanup.policy",
-            "shred",
-            "Invalid value shred for configuration cleanup.policy: String must be one of: delete, compact",
-        );
-        check(
-            "cleanup.policy",
-            "",
-            "Invalid value  for configuration cleanup.policy: String must be one of: delete, compact",
-        );
-        check(
-            "min.cleanable.dirty.ratio",
-            "2",
-            "Invalid value 2 for configuration min.cleanable.dirty.ratio: Value must be between 0 and 1",
-        );
-    }
-
-    #[test]
-    fn values_are_resolved_over_the_brokers_defaults() {
-        let defaults = BrokerDefaults::from([("retention.ms".into(), "5".into()), ("segment.ms".into(), "7".into())]);
-        let overrides =
-            BTreeMap::from([("retention.ms".into(), "9".into()), ("cleanup.policy".into(), "compact, delete".into())]);
-        let config = TopicConfig::resolve(&overrides, &defaults).unwrap();
-        assert_eq!((config.retention_ms, config.segment_ms), (9, 7));
-        assert_eq!(config.cleanup_policy, CleanupPolicy { delete: true, compact: true });
-        assert_eq!(config.overrides().len(), 2);
-    }
-}
+mod tests;

@@ -148,11 +148,7 @@ fn no_repeated_keys<'a>(keys: impl Iterator<Item = &'a StrBytes>) -> Result<(), 
     }
 }
 
-fn note(
-    change: Result<MetadataChange, Refusal>,
-    answers: &mut [Answer],
-    changes: &mut Vec<(u32, MetadataChange)>,
-) {
+fn note(change: Result<MetadataChange, Refusal>, answers: &mut [Answer], changes: &mut Vec<(u32, MetadataChange)>) {
     let tag = answers.len() - 1;
     match change {
         Ok(change) => changes.push((tag as u32, change)),
