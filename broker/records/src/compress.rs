@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 use zstd::zstd_safe::{self, CCtx, DCtx, InBuffer, OutBuffer, ResetDirective};
 
 use crate::batch::Compression;
@@ -120,7 +121,7 @@ fn unzstd(context: &mut DCtx<'_>, bytes: &[u8], limit: usize) -> Result<Bytes, C
 
 /// Takes the blocks of a frame out of the decoder's own buffer, one copy less than reading them.
 fn unframe_lz4(bytes: &[u8], limit: usize) -> Result<Bytes, CompressionError> {
-    let mut decoder = lz4_flex::frame::FrameDecoder::new(bytes);
+    let mut decoder = FrameDecoder::new(bytes);
     let mut out = Vec::new();
     loop {
         let block = decoder.fill_buf().map_err(|error| damaged(Compression::Lz4, error))?;
@@ -203,7 +204,9 @@ pub fn compress_into(out: &mut Vec<u8>, codec: Compression, bytes: &[u8], level:
             encoder.finish()?;
         }
         Compression::Lz4 => {
-            let mut encoder = lz4_flex::frame::FrameEncoder::new(out);
+            // Readers reserve the largest block that the frame says, whatever it holds: 64 KiB, as the Java client writes it.
+            let frame = FrameInfo::new().block_size(BlockSize::Max64KB).block_mode(BlockMode::Independent);
+            let mut encoder = FrameEncoder::with_frame_info(frame, out);
             encoder.write_all(bytes)?;
             encoder.finish().map_err(io::Error::other)?;
         }

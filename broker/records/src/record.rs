@@ -136,6 +136,30 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
+/// Calls `each` with every record and its index, and returns the bytes after the last. The walk of validation: [`Records`] in half the time,
+/// because nothing is kept between two records.
+///
+/// # Errors
+/// [`RecordError`], or the first error of `each`.
+#[inline]
+pub fn walk<'a, E: From<RecordError>>(
+    bytes: &'a [u8],
+    count: i32,
+    mut each: impl FnMut(i32, &Record<'a>) -> Result<(), E>,
+) -> Result<&'a [u8], E> {
+    let mut at = bytes;
+    for index in 0..count {
+        match record(at) {
+            Ok((record, rest)) => {
+                each(index, &record)?;
+                at = rest;
+            }
+            Err(fault) => return Err(RecordError { index: index as usize, fault }.into()),
+        }
+    }
+    Ok(at)
+}
+
 /// Iterates over the headers of a record, which were checked when the record was walked.
 #[derive(Clone, Debug)]
 pub struct Headers<'a> {
@@ -155,12 +179,78 @@ impl<'a> Iterator for Headers<'a> {
     }
 }
 
-#[inline]
+// Where it is not inlined, storing and loading the record costs as much as reading it.
+#[inline(always)]
 fn record(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), RecordFault> {
+    let (body, rest) = body_of(bytes)?;
+    let parts = match quick_parts(body) {
+        Some(parts) => parts,
+        None => parts_of(body)?,
+    };
+    let whole = &bytes[..bytes.len() - rest.len()];
+    if parts.headers_count != 0 || !parts.headers.is_empty() {
+        check_headers(parts.headers, parts.headers_count)?;
+    }
+    let Parts { timestamp_delta, offset_delta, payload, key, value, headers_count, headers } = parts;
+    let record = Record { bytes: whole, payload, timestamp_delta, offset_delta, key, value, headers, headers_count };
+    Ok((record, rest))
+}
+
+/// What follows the length of a record, and what follows the record.
+#[inline(always)]
+fn body_of(bytes: &[u8]) -> Result<(&[u8], &[u8]), RecordFault> {
     let (length, after) = varint(bytes)?;
     let length = usize::try_from(length).map_err(|_| RecordFault::Length)?;
-    let (body, rest) = after.split_at_checked(length).ok_or(RecordFault::Truncated)?;
-    let whole = &bytes[..bytes.len() - rest.len()];
+    after.split_at_checked(length).ok_or(RecordFault::Truncated)
+}
+
+/// The body of a record, taken apart; its headers are not checked yet.
+struct Parts<'a> {
+    timestamp_delta: i64,
+    offset_delta: i32,
+    payload: &'a [u8],
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+    headers_count: usize,
+    headers: &'a [u8],
+}
+
+/// The common case at half the cost: both deltas and the key's length are within eight bytes, which are loaded at once. `None` where
+/// that is not so, or anything is wrong: [`parts_of`] then says what.
+#[inline(always)]
+fn quick_parts(body: &[u8]) -> Option<Parts<'_>> {
+    let word = u64::from_le_bytes(*body.get(1..)?.first_chunk()?);
+    let (timestamp_delta, word, first) = quick_varint(word)?;
+    let (offset_delta, word, second) = quick_varint(word)?;
+    let (key_length, _, third) = quick_varint(word)?;
+    let payload = body.get(1 + first + second..)?;
+    let at = payload.get(third..)?;
+    let (key, at) = match usize::try_from(key_length) {
+        Ok(length) => at.split_at_checked(length).map(|(key, at)| (Some(key), at))?,
+        Err(_) if key_length == -1 => (None, at),
+        Err(_) => return None,
+    };
+    let (value, at) = nullable(at).ok()?;
+    let (headers_count, headers) = varint(at).ok()?;
+    let headers_count = usize::try_from(headers_count).ok()?;
+    let timestamp_delta = i64::from(timestamp_delta);
+    Some(Parts { timestamp_delta, offset_delta, payload, key, value, headers_count, headers })
+}
+
+/// Decodes a varint of one or two bytes from the low end of `word`: its value, what is left of the word, its bytes.
+#[inline(always)]
+fn quick_varint(word: u64) -> Option<(i32, u64, usize)> {
+    if word & 0x80 == 0 {
+        Some((unzigzag((word & 0x7f) as u32), word >> 8, 1))
+    } else if word & 0x8000 == 0 {
+        Some((unzigzag((word & 0x7f | word >> 1 & 0x3f80) as u32), word >> 16, 2))
+    } else {
+        None
+    }
+}
+
+#[cold]
+fn parts_of(body: &[u8]) -> Result<Parts<'_>, RecordFault> {
     let [_attributes, at @ ..] = body else { return Err(RecordFault::Length) };
     let (timestamp_delta, at) = varlong(at).map_err(inside)?;
     let (offset_delta, payload) = varint(at).map_err(inside)?;
@@ -168,11 +258,7 @@ fn record(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), RecordFault> {
     let (value, at) = nullable(at).map_err(inside)?;
     let (headers_count, headers) = varint(at).map_err(inside)?;
     let headers_count = usize::try_from(headers_count).map_err(|_| RecordFault::Length)?;
-    if headers_count != 0 || !headers.is_empty() {
-        check_headers(headers, headers_count)?;
-    }
-    let record = Record { bytes: whole, payload, timestamp_delta, offset_delta, key, value, headers, headers_count };
-    Ok((record, rest))
+    Ok(Parts { timestamp_delta, offset_delta, payload, key, value, headers_count, headers })
 }
 
 /// A body is cut at its length, so "too early" inside of it means that the length is wrong.
@@ -290,40 +376,4 @@ pub fn varlong_bytes(value: i64) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn numbers_survive(value in any::<i64>()) {
-            let mut out = Vec::new();
-            put_varlong(&mut out, value);
-            prop_assert_eq!(out.len(), varlong_bytes(value));
-            prop_assert_eq!(varlong(&out), Ok((value, &[][..])));
-            for cut in 0..out.len() {
-                prop_assert!(varlong(&out[..cut]).is_err());
-            }
-            if let Ok(small) = i32::try_from(value) {
-                prop_assert_eq!(varint(&out), Ok((small, &[][..])));
-            } else {
-                prop_assert_eq!(varint(&out), Err(RecordFault::Varint));
-            }
-        }
-
-        #[test]
-        fn small_numbers_survive(value in -200_i32..200) {
-            let mut out = Vec::new();
-            put_varlong(&mut out, i64::from(value));
-            prop_assert_eq!(varint(&out), Ok((value, &[][..])));
-        }
-
-        #[test]
-        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), count in any::<i32>()) {
-            for record in Records::new(&bytes, count).flatten() {
-                prop_assert!(record.headers().count() <= bytes.len());
-            }
-        }
-    }
-}
+mod tests;

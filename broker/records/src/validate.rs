@@ -14,7 +14,7 @@ use crate::{
     build,
     compress::{self, CompressionError},
     ids::Offset,
-    record::{RecordError, Records},
+    record::{RecordError, Records, walk},
     time::Timestamp,
 };
 
@@ -247,9 +247,7 @@ fn check_records(header: &BatchHeader, bytes: &[u8], rules: &Rules) -> Result<Ne
     let bounds = TimestampBounds::new(header, rules);
     let mut newest = Newest { timestamp: Timestamp::NONE, offset_delta: 0 };
     let mut faults = Faults::default();
-    let mut walk = Records::new(bytes, header.records_count);
-    for (index, record) in (0..).zip(walk.by_ref()) {
-        let record = record?;
+    let rest = walk(bytes, header.records_count, |index, record| {
         if record.offset_delta != index {
             return Err(misplaced(index, record.offset_delta));
         }
@@ -262,9 +260,10 @@ fn check_records(header: &BatchHeader, bytes: &[u8], rules: &Rules) -> Result<Ne
         } else if !bounds.contain(timestamp) {
             faults.untimely(index, timestamp, &bounds);
         }
-    }
-    if !walk.rest().is_empty() {
-        return Err(ValidateError::Trailing { bytes: walk.rest().len() });
+        Ok(())
+    })?;
+    if !rest.is_empty() {
+        return Err(ValidateError::Trailing { bytes: rest.len() });
     }
     faults.into_result().map(|()| newest)
 }

@@ -237,21 +237,27 @@ fn an_idempotent_batch_passes() {
     assert_eq!(validate(bytes, &rules()).unwrap().header().last_sequence(), Sequence(9));
 }
 
+#[test]
+fn a_flipped_bit_or_a_cut_is_refused() {
+    for codec in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+        let good = batch(codec, 3);
+        for at in 0..good.len() {
+            assert!(validate(good[..at].to_vec().into(), &rules()).is_err(), "{codec:?} cut at {at}");
+            for bit in 0..8 {
+                let mut bytes = good.clone();
+                bytes[at] ^= 1 << bit;
+                // Base offset and leader epoch are the leader's to stamp, and not under the checksum.
+                let stamped = at < 8 || (12..16).contains(&at);
+                assert_eq!(validate(bytes.into(), &rules()).is_ok(), stamped, "{codec:?} bit {bit} of byte {at}");
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn random_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         prop_assert!(validate(bytes.into(), &rules()).is_err());
-    }
-
-    #[test]
-    fn a_changed_byte_is_refused_or_not_under_the_checksum(at in 0_usize..150, bit in 0_u8..8) {
-        let good = batch(Compression::None, 3);
-        let at = at % good.len();
-        let mut bytes = good.clone();
-        bytes[at] ^= 1 << bit;
-        // Base offset and leader epoch are the leader's to stamp.
-        let stamped = at < 8 || (12..16).contains(&at);
-        prop_assert_eq!(validate(bytes.into(), &rules()).is_ok(), stamped);
     }
 
     #[test]
