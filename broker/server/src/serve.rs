@@ -80,6 +80,8 @@ pub enum ServeError {
     Control(#[from] ControlError),
     #[error("shard {shard} did not start: {reason}")]
     Shard { shard: u16, reason: String },
+    #[error("plugins cannot be run: {reason}")]
+    Plugins { reason: String },
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
     #[error(
@@ -134,7 +136,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
             upload_bytes_max: config.plugin_upload_bytes_max,
         },
         page: MetricsPage::new(metrics.clone()),
-        plugin_host: Arc::new(WasmHost),
+        plugin_host: Arc::new(WasmHost::start().map_err(|reason| ServeError::Plugins { reason })?),
         fatal: {
             let fatal = fatal.clone();
             // The receiver lives as long as the process.

@@ -19,6 +19,7 @@ mod shard;
 mod waiting;
 
 pub use connection::{ConnectionId, FrameError, frame_length};
+pub use plugins::PluginLog;
 pub use request::RequestId;
 pub use shard::{
     AppendBatch, CleaningStep, Effect, Effects, Input, Lookup, LookupAnswer, Observation, ReadId, ReadOutcome, RecoveredPartition,

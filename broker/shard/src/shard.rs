@@ -16,6 +16,7 @@ use tidegate_model::{
     retention::Segment,
     topic_config::ConfigType,
 };
+use tidegate_plugin_host::Compiled;
 use tidegate_records::{
     batch::BatchHeader,
     ids::{BrokerId, LeaderEpoch, Offset, ShardId, TopicPartition},
@@ -28,6 +29,7 @@ use crate::{
     groups::Groups,
     message::{Ask, Origin, Reply},
     ownership,
+    plugins::{PluginLog, Plugins},
     replica::Owned,
     request::{Request, RequestId},
 };
@@ -142,6 +144,8 @@ pub enum Input {
     LogStartSet { read: ReadId, result: Result<(), String> },
     /// An [`Effect::Measure`] is done: bytes of each log.
     Measured { read: ReadId, sizes: Vec<u64> },
+    /// A plugin, or another version of it, is ready to run; it comes before the metadata that name it.
+    Plugin { name: String, version: u32, compiled: Compiled },
     /// Retention or an [`Effect::SetLogStart`] moved the start of a log.
     LogStartMoved { partition: TopicPartition, offset: Offset },
     /// Writes are over for this process: a flush has failed. What waits is answered with an error.
@@ -245,6 +249,8 @@ pub struct Observation {
 pub struct Effects {
     pub list: Vec<Effect>,
     pub observations: Vec<Observation>,
+    /// What plugins logged.
+    pub plugin_logs: Vec<PluginLog>,
     pub(crate) replies: VecDeque<(Origin, Reply)>,
     asks: VecDeque<(ShardId, RequestId, Ask)>,
 }
@@ -271,6 +277,7 @@ pub struct Shard {
     pub(crate) image: Arc<MetadataImage>,
     pub(crate) connections: Connections,
     pub(crate) owned: Owned,
+    pub(crate) plugins: Plugins,
     pub(crate) groups: Groups,
     pub(crate) producer_ids: api::ProducerIds,
     pub(crate) fetch_sessions: FetchSessions,
@@ -291,6 +298,7 @@ impl Shard {
             image: Arc::new(MetadataImage::default()),
             connections: Connections::default(),
             owned,
+            plugins: Plugins::default(),
             groups: Groups::default(),
             producer_ids: api::ProducerIds::default(),
             fetch_sessions,
@@ -320,6 +328,7 @@ impl Shard {
             Input::LogStartSet { read, result } => self.owned.log_start_set(read, result, effects),
             Input::Measured { read, sizes } => self.owned.measured(read, &sizes, effects),
             Input::Metadata { image } => self.metadata(now, image, effects),
+            Input::Plugin { name, version, compiled } => self.plugins.deployed(name, version, compiled),
             Input::LogStartMoved { partition, offset } => self.owned.log_start_moved(now, partition, offset, effects),
             Input::StorageFailed { message } => self.owned.storage_failed(message, effects),
             Input::Tick => {
@@ -327,6 +336,7 @@ impl Shard {
                 self.groups_tick(now, effects);
             }
         }
+        effects.plugin_logs.append(&mut self.plugins.take_log());
         loop {
             if let Some((origin, reply)) = effects.replies.pop_front() {
                 if origin.shard == self.identity.shard {
@@ -437,6 +447,7 @@ impl Shard {
 
     fn metadata(&mut self, now: Now, image: Arc<MetadataImage>, effects: &mut Effects) {
         self.owned.metadata(&image, self.identity.shards, effects);
+        self.plugins.retain_topics(|topic| image.topic_by_id(topic).is_some());
         self.image = Arc::clone(&image);
         self.groups_metadata(now, &image, effects);
     }

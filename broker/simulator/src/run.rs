@@ -73,6 +73,7 @@ struct World {
     clock: Rc<RefCell<i64>>,
     /// All stores are open and were checked.
     opened: Rc<RefCell<bool>>,
+    was_full: Rc<RefCell<bool>>,
     shards: u16,
     /// The workload is of large batches to few partitions.
     large: bool,
@@ -127,7 +128,9 @@ impl World {
     }
 
     fn is_full(&self) -> bool {
-        self.disk.is_limited()
+        let full = self.disk.is_limited();
+        *self.was_full.borrow_mut() |= full;
+        full
     }
 
     fn store(&self, topic_partition: TopicPartition) -> Store<SimulatedDisk> {
@@ -165,6 +168,7 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
         direct_batches: Rc::default(),
         clock: Rc::new(RefCell::new(1_000_000)),
         opened: Rc::default(),
+        was_full: Rc::default(),
         shards: 1,
         large: random.one_in(2),
     };
@@ -198,7 +202,11 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
         let ended = {
             let started = world.clone();
             let spawner = executor.spawner();
-            executor.spawn(async move { life(started, spawner, settings, stop).await });
+            executor.spawn(async move {
+                let working = Rc::clone(&started.working);
+                life(started, spawner, settings, stop).await;
+                *working.borrow_mut() = 0;
+            });
             *world.working.borrow_mut() = 1;
             let seen = world.clone();
             executor.run_until(
@@ -211,7 +219,8 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
             return Err(Failure { seed, what });
         }
         if ended != Ended::Done {
-            return Err(Failure { seed, what: format!("the run is {ended:?}, nothing crashed") });
+            let figures: Vec<_> = world.stores.borrow().values().map(Store::figures).collect();
+            return Err(Failure { seed, what: format!("the run is {ended:?}, nothing crashed: {figures:?}") });
         }
         if world.disk.has_stopped() || world.disk.has_failed() {
             trace.note(format_args!("{kind:?} after {} operations", world.disk.operations()));
@@ -285,7 +294,7 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
             *running.borrow_mut() -= 1;
         });
     };
-    let actions = 20 + world.below(120);
+    let actions = 20 + world.below(if world.large { 400 } else { 150 });
     for worker in 0..workers {
         let world = world.clone();
         let finished = Rc::clone(&finished);
@@ -339,12 +348,14 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
             }
         }
     }
+    if world.disk.has_failed() {
+        return;
+    }
     for expected in world.oracle.borrow_mut().partitions.values_mut() {
         // What was refused or never committed is not in the log.
         let end = expected.written_end.max(expected.durable_end);
         expected.batches.retain(|batch| batch.next_offset <= end);
     }
-    *world.working.borrow_mut() = 0;
 }
 
 async fn commit(world: &World, store: &Store<SimulatedDisk>) {
@@ -391,8 +402,8 @@ async fn append_some(world: &World, store: &Store<SimulatedDisk>, topic_partitio
         let mut oracle = world.oracle.borrow_mut();
         let expected = oracle.partitions.get_mut(&topic_partition).expect("only known partitions are used");
         let base_offset = expected.end();
-        let last_epoch = expected.batches.last().map_or(0, |batch| batch.leader_epoch.0);
-        let leader_epoch = LeaderEpoch(last_epoch + i32::from(world.one_in(12)));
+        expected.epoch += i32::from(world.one_in(12));
+        let leader_epoch = LeaderEpoch(expected.epoch);
         let has_producer = !world.one_in(3);
         let spec = BatchSpec {
             offsets: 1 + world.below(5) as i32,
@@ -426,7 +437,8 @@ async fn append_some(world: &World, store: &Store<SimulatedDisk>, topic_partitio
                 yield_now().await;
                 return;
             }
-            Err(AppendError::NoSpace) if world.is_full() => return,
+            // It takes an apply step to notice that there is room again.
+            Err(AppendError::NoSpace) if *world.was_full.borrow() => return,
             Err(error) => {
                 drop(oracle);
                 world.fail(format!("an append was refused: {error}"));
@@ -519,6 +531,7 @@ async fn maintain(world: &World) {
             };
             world.trace.note(format_args!("room {room}"));
             world.disk.set_bytes_max(room);
+            world.is_full();
             Ok(())
         }
     };
@@ -545,6 +558,8 @@ async fn cut(world: &World, store: &Store<SimulatedDisk>, topic_partition: Topic
         let expected = oracle.partitions.get_mut(&topic_partition).expect("known");
         // A batch across the cut goes whole.
         let across = expected.batches.iter().find(|batch| batch.next_offset > to);
+        // Only a new leader makes a follower cut its log.
+        expected.epoch += 1;
         expected.cut_to = Some(across.map_or(to, |batch| batch.base_offset.min(to)));
         expected.cuts += 1;
     }
@@ -679,7 +694,10 @@ async fn snapshot(
         expected.snapshots.entry(offset).or_default().push(content.clone());
     });
     store.save_snapshot(topic_partition, offset, &content).await?;
-    note(&|expected| expected.snapshot = expected.snapshot.max(Some(offset)));
+    note(&|expected| {
+        expected.snapshots.insert(offset, vec![content.clone()]);
+        expected.snapshot = expected.snapshot.max(Some(offset));
+    });
     Ok(())
 }
 

@@ -310,8 +310,8 @@ impl<D: Disk> Store<D> {
     /// [`ChangeError`].
     pub async fn truncate(&self, topic_partition: TopicPartition, to: Offset) -> Result<(), ChangeError> {
         let rounds = self.inner.rounds.enter().await;
-        let pass = self.enter(topic_partition).await?;
-        let number = {
+        {
+            let _pass = self.enter(topic_partition).await?;
             let state = &mut *self.inner.state.borrow_mut();
             state.drop_pending(topic_partition);
             let partition = state.partitions.get_mut(&topic_partition).ok_or(ChangeError::Unknown(topic_partition))?;
@@ -320,33 +320,38 @@ impl<D: Disk> Store<D> {
                 return Ok(());
             }
             partition.cutting = true;
-            partition.manifest.truncations + 1
+        }
+        let done = loop {
+            match self.truncate_once(topic_partition, to, &rounds).await {
+                Ok(true) => break Ok(()),
+                // The journal has no room now. It may need the partition's gate to make some.
+                Ok(false) => self.inner.disk.yield_now().await,
+                Err(error) => break Err(error),
+            }
         };
-        let done = self.truncate_inside(topic_partition, to, number, &rounds, &pass).await;
         if let Some(partition) = self.inner.state.borrow_mut().partitions.get_mut(&topic_partition) {
             partition.cutting = false;
         }
         done
     }
 
-    async fn truncate_inside(
+    /// Tries to put the cut into the journal, and makes it. `false`: there is no room.
+    async fn truncate_once(
         &self,
         topic_partition: TopicPartition,
         to: Offset,
-        number: u64,
         rounds: &Pass,
-        pass: &PartitionPass,
-    ) -> Result<(), ChangeError> {
+    ) -> Result<bool, ChangeError> {
+        let pass = &self.enter(topic_partition).await?;
         // All below the cut must be in segments: what the journal has before the cut is not looked at again.
         self.apply_all(topic_partition, pass).await?;
         self.sync_partition(topic_partition, pass).await?;
-        loop {
-            let entry = Entry::Truncate { topic_partition, to, number };
-            match self.commit_inside(Some(entry), rounds).await {
-                Ok(Some(_)) => break,
-                Ok(None) => self.inner.disk.yield_now().await,
-                Err(Fatal(error)) => return Err(ChangeError::Failed(error)),
-            }
+        let number = self.manifest_now(topic_partition)?.truncations + 1;
+        let entry = Entry::Truncate { topic_partition, to, number };
+        match self.commit_inside(Some(entry), rounds).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(false),
+            Err(Fatal(error)) => return Err(ChangeError::Failed(error)),
         }
         let done = self.cut_inside(topic_partition, to, number, pass).await;
         if let Err(error) = &done {
@@ -362,7 +367,7 @@ impl<D: Disk> Store<D> {
             };
             self.inner.state.borrow_mut().failed.get_or_insert(error);
         }
-        done
+        done.map(|()| true)
     }
 
     /// Makes the cuts that the journal has and the segments do not.
@@ -425,10 +430,13 @@ impl<D: Disk> Store<D> {
                     writer.push(&batch.header, batch.bytes, batch.append_time).await?;
                 }
             }
-            let (written, index) = writer.finish(next).await?;
-            end = next;
-            manifest.segments.push(written);
-            active = Some((written, index));
+            // A batch across the cut goes whole; where there is none (compaction left a gap) the log ends at the cut.
+            let after = self.read_stored(topic_partition, next, across.next_offset, 1).await;
+            let after = after.map_err(|error| read_to_change(topic_partition, error))?;
+            end = after.first().map_or(to, |batch| batch.header.base_offset.min(to));
+            let (written, index) = writer.finish(end).await?;
+            // Sealed, because its end may lie behind its last batch, and only the manifest knows that.
+            manifest.segments.push(self.seal_written(topic_partition, written, &index, &[*across]).await?);
         } else if let Some(last) = manifest.segments.last() {
             active = (last.state == SegmentState::Active).then(|| {
                 let state = self.inner.state.borrow();

@@ -58,6 +58,10 @@ impl ClientContext for Warnings {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // The end of a partition is told as an error, too, where it was asked for.
+        if matches!(error, KafkaError::PartitionEOF(_)) || error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         let text = if reason.is_empty() { error.to_string() } else { reason.to_owned() };
         self.warn(&text);
     }
@@ -95,7 +99,7 @@ pub(crate) fn delivery_error(error: &KafkaError, record: &rdkafka::message::Borr
     // SAFETY: the pointer is to the message that librdkafka lends for the delivery callback, alive as long as `record`; the text that
     // it answers with is a C string that belongs to that message, or null. It is copied before `record` can go.
     let reason = unsafe {
-        let text = rdkafka::bindings::rd_kafka_message_errstr(record.ptr());
+        let text = rdkafka::bindings::rd_kafka_message_produce_errstr(record.ptr());
         (!text.is_null()).then(|| std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned())
     };
     match reason {

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // What was said before the error stays said.
             let _ = out.flush();
-            let _ = writeln!(io::stderr(), "error: {error:#}");
+            let _ = writeln!(io::stderr(), "error: {}", output::whole(&error));
             if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }

@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 /// What went wrong was the fault of nobody but the reader of our output, which has seen enough.
@@ -12,6 +13,28 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+}
+
+/// An error with its causes, each told once: many errors already have their cause's text in their own.
+pub(crate) fn whole(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            cause
+        } else if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
+}
+
+/// Whether the reader of standard output has gone. A command that waits for something to print learns it only by asking.
+pub(crate) fn nobody_reads() -> bool {
+    let stdout = io::stdout();
+    let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 /// `value` as indented JSON, and a line's end.
@@ -129,6 +152,14 @@ mod tests {
         a                      12  1
         a.longer.größe  1,234,567
         ");
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "refused");
+        let error = anyhow::Error::new(refused()).context("cannot connect").context("cannot list: cannot connect");
+        assert_eq!(whole(&error), "cannot list: cannot connect: refused");
+        assert_eq!(whole(&anyhow::Error::new(refused()).context("it was refused\ntry again")), "it was refused\ntry again");
     }
 
     #[test]

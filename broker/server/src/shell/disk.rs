@@ -88,7 +88,10 @@ impl UringDisk {
     }
 
     fn fail(&self, operation: &'static str, path: &Path, failure: Failure) -> DiskError {
-        self.shared.metrics.disk_errors.add(1);
+        // Asking for a file that may not be there is no fault.
+        if failure != Failure::Errno(libc::ENOENT) {
+            self.shared.metrics.disk_errors.add(1);
+        }
         let (kind, message) = match failure {
             Failure::Errno(errno) => (kind(errno), io::Error::from_raw_os_error(errno).to_string()),
             Failure::Short { expected, written } => {

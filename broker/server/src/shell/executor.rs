@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement, timer};
 use tidegate_model::metadata::{MetadataChange, MetadataImage, ProposalResult};
+use tidegate_plugin_host::LogLevel;
 use tidegate_records::{
     ids::{BrokerId, ShardId},
     time::{Instant, Now, Timestamp},
@@ -32,7 +33,7 @@ use super::{
     mailbox::{Letter, Mailbox, Mailboxes, NewConnection},
     reporting::{Report, report_loop},
 };
-use crate::metrics::ShardMetrics;
+use crate::{metrics::ShardMetrics, plugin_runtime};
 
 /// What storage may add to a batch, with room to spare.
 const FRAME_COST_BYTES: usize = 1024;
@@ -279,6 +280,17 @@ impl Core {
                 let api = self.metrics.api(observation.api as i16);
                 api.requests.add(1);
                 api.latency.record_latency(Duration::from_nanos(observation.nanos));
+            }
+            for log in effects.plugin_logs.drain(..) {
+                for line in &log.lines {
+                    let (plugin, version, topic, message) = (&log.plugin, log.version, &log.topic, &line.message);
+                    match line.level {
+                        LogLevel::Error => tracing::error!(plugin, version, topic, "{message}"),
+                        LogLevel::Warn => tracing::warn!(plugin, version, topic, "{message}"),
+                        LogLevel::Info => tracing::info!(plugin, version, topic, "{message}"),
+                        LogLevel::Debug => tracing::debug!(plugin, version, topic, "{message}"),
+                    }
+                }
             }
             for effect in effects.list.drain(..) {
                 self.perform(effect);
@@ -638,9 +650,13 @@ async fn letter_loop(core: Rc<Core>, mailbox: Mailbox) {
                     core.take([Input::Metadata { image }]);
                     taken();
                 }
-                Letter::Plugin(plugin) => {
-                    tracing::debug!(?plugin, "plugin loaded");
-                }
+                Letter::Plugin(plugin) => match plugin_runtime::compiled(&plugin.compiled) {
+                    Some(compiled) => {
+                        let (name, version) = (plugin.name, plugin.version);
+                        core.take([Input::Plugin { name, version, compiled }]);
+                    }
+                    None => tracing::error!(plugin = plugin.name, "a plugin of another runtime cannot be run here"),
+                },
                 Letter::Stop => {
                     core.stopping.set(true);
                     core.stopped.raise();

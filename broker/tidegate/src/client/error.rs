@@ -69,13 +69,28 @@ pub(crate) fn kafka_name(error: ResponseError) -> String {
 fn describe(error: ResponseError, message: Option<&str>) -> String {
     let mut text = match message.filter(|message| !message.is_empty()) {
         Some(message) => format!("{message} ({})", kafka_name(error)),
-        None => kafka_name(error),
+        None => match words(error) {
+            Some(words) => format!("{words} ({})", kafka_name(error)),
+            None => kafka_name(error),
+        },
     };
     if let Some(advice) = advice(error) {
         text.push('\n');
         text.push_str(advice);
     }
     text
+}
+
+/// Plain words for the errors that brokers answer without any.
+fn words(error: ResponseError) -> Option<&'static str> {
+    Some(match error {
+        ResponseError::UnknownTopicOrPartition => "there is none of that name",
+        ResponseError::NonEmptyGroup => "it is in use",
+        ResponseError::GroupIdNotFound => "there is none of that name",
+        ResponseError::CoordinatorNotAvailable => "it has no coordinator at the moment",
+        ResponseError::NotLeaderOrFollower | ResponseError::LeaderNotAvailable => "it has no leader at the moment",
+        _ => return None,
+    })
 }
 
 fn advice(error: ResponseError) -> Option<&'static str> {

@@ -1,5 +1,7 @@
 //! Topics: what there is, and creating, growing and deleting them.
 
+use std::thread;
+
 use kafka_protocol::{
     error::ResponseError,
     messages::{
@@ -14,10 +16,13 @@ use kafka_protocol::{
 use serde::Serialize;
 
 use super::{
-    CHANGE_TIMEOUT_MS, Cluster,
+    CHANGE_TIMEOUT_MS, Cluster, PAUSE,
     error::{ClientError, check},
     patiently,
 };
+
+/// How often a topic is looked for that the broker may be creating.
+const CREATION_TRIES_MAX: u32 = 20;
 
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Topic {
@@ -77,10 +82,20 @@ impl Cluster {
         let request = MetadataRequest::default()
             .with_topics(Some(vec![topic]))
             .with_allow_auto_topic_creation(absent == Absent::MayBeCreated);
-        patiently(|| {
-            let found = self.metadata(&request)?.into_iter().next();
-            found.unwrap_or_else(|| Err(ClientError::Missing { what: format!("topic {name:?}") }))
-        })
+        let mut created = 0;
+        loop {
+            let result = patiently(|| {
+                let found = self.metadata(&request)?.into_iter().next();
+                found.unwrap_or_else(|| Err(ClientError::Missing { what: format!("topic {name:?}") }))
+            });
+            // A broker that creates it says so only by having it some moments later.
+            let unknown = matches!(&result, Err(error) if error.code() == Some(ResponseError::UnknownTopicOrPartition));
+            if !unknown || absent == Absent::Error || created == CREATION_TRIES_MAX {
+                return result;
+            }
+            created += 1;
+            thread::sleep(PAUSE);
+        }
     }
 
     fn metadata(&mut self, request: &MetadataRequest) -> Result<Vec<Result<Topic, ClientError>>, ClientError> {

@@ -31,6 +31,7 @@ use crate::{
     },
     librdkafka::{self, Warnings},
     offset_spec::OffsetSpec,
+    output,
     record_format::RecordFormat,
 };
 
@@ -210,6 +211,9 @@ impl ConsumeArgs {
                 // Nothing is there at once: show what there was before waiting.
                 None => {
                     seen.flush(self.group.is_some(), &reader.consumer, out)?;
+                    if output::nobody_reads() {
+                        return Ok(());
+                    }
                     reader.consumer.poll(POLL)
                 }
             };

@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod consume;
 mod group;
+mod plugin;
 mod produce;
 mod serve;
 mod topic;
@@ -58,6 +59,7 @@ enum Command {
     Consume(consume::ConsumeArgs),
     Group(group::GroupArgs),
     Cluster(cluster::ClusterArgs),
+    Plugin(plugin::PluginArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -71,6 +73,7 @@ impl Cli {
             Command::Consume(args) => args.run(out),
             Command::Group(args) => args.run(out),
             Command::Cluster(args) => args.run(out),
+            Command::Plugin(args) => args.run(out),
             Command::Config(args) => args.run(out),
             Command::Completions(args) => args.run(out),
         }

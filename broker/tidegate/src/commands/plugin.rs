@@ -1,0 +1,243 @@
+//! `tidegate plugin`: build plugins, and deploy them into a running broker over its admin endpoint.
+
+use std::{io::Write, path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tidegate_records::time::Timestamp;
+
+use super::{Json, Usage};
+use crate::{
+    moment,
+    output::{self, Align, Table},
+};
+
+/// Compiling a large component takes the broker some seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
+/// Build, deploy and look at plugins
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tidegate plugin build plugins/router-topic
+  tidegate plugin deploy topic target/plugins/router_topic.wasm
+  tidegate topic alter clicks --config tidegate.router=topic
+  tidegate plugin list")]
+pub(super) struct PluginArgs {
+    #[command(subcommand)]
+    command: PluginCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PluginCommand {
+    /// Deploy a component under a name, or a new version of it; topics that use it go over to it between two batches
+    #[command(after_help = "\
+Examples:
+  tidegate plugin deploy topic target/plugins/router_topic.wasm
+  tidegate plugin deploy topic router_topic.wasm --admin broker.example.org:9644 --admin-token-file token")]
+    Deploy {
+        /// What topics call it (tidegate.router=NAME)
+        name: PluginName,
+        /// The component, as `tidegate plugin build` makes it
+        file: PathBuf,
+        #[command(flatten)]
+        json: Json,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// List the plugins of a broker
+    List {
+        #[command(flatten)]
+        json: Json,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Show a plugin and the topics that use it
+    Describe {
+        name: PluginName,
+        #[command(flatten)]
+        json: Json,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Remove a plugin that no topic uses
+    Remove {
+        name: PluginName,
+        #[command(flatten)]
+        admin: Admin,
+    },
+}
+
+/// Which broker's admin endpoint, and what opens it.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Admin {
+    /// The admin endpoint of a broker
+    #[arg(long, value_name = "HOST:PORT", env = "TIDEGATE_ADMIN", default_value = "127.0.0.1:9644")]
+    pub(super) admin: String,
+    /// A file whose first line is the admin endpoint's secret
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_ADMIN_TOKEN_FILE")]
+    pub(super) admin_token_file: Option<PathBuf>,
+}
+
+/// A name that stands in a path of the admin endpoint as it is.
+#[derive(Clone, Debug)]
+struct PluginName(String);
+
+impl std::str::FromStr for PluginName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if text.is_empty() || text == "." || text == ".." || !text.bytes().all(allowed) {
+            return Err("a plugin's name has letters, digits, '.', '_' and '-' only".to_owned());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A plugin as the admin endpoint describes it.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Plugin {
+    pub(super) name: String,
+    pub(super) version: u64,
+    pub(super) world: String,
+    hash: String,
+    bytes: u64,
+    uploaded_at: i64,
+    topics: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    plugins: Vec<Plugin>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+impl PluginArgs {
+    pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
+        match self.command {
+            PluginCommand::Deploy { name, file, json, admin } => {
+                let component = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+                let plugin = admin.deploy(&name.0, &component)?;
+                if json.json {
+                    return output::json(out, &plugin);
+                }
+                writeln!(out, "deployed {} version {}, a {}", plugin.name, plugin.version, plugin.world)?;
+                if plugin.topics.is_empty() {
+                    let name = &plugin.name;
+                    writeln!(out, "attach it with: tidegate topic alter TOPIC --config tidegate.{}={name}", plugin.world)?;
+                } else {
+                    writeln!(out, "in use by {}", plugin.topics.join(", "))?;
+                }
+                Ok(())
+            }
+            PluginCommand::List { json, admin } => {
+                let listing: Listing = admin.call(Method::Get, "/v1/plugins", None)?;
+                if json.json { output::json(out, &listing.plugins) } else { list(listing.plugins, out) }
+            }
+            PluginCommand::Describe { name, json, admin } => {
+                let plugin: Plugin = admin.call(Method::Get, &format!("/v1/plugins/{}", name.0), None)?;
+                if json.json { output::json(out, &plugin) } else { describe(&plugin, out) }
+            }
+            PluginCommand::Remove { name, admin } => {
+                admin.call::<serde_json::Value>(Method::Delete, &format!("/v1/plugins/{}", name.0), None)?;
+                Ok(writeln!(out, "removed {}", name.0)?)
+            }
+        }
+    }
+}
+
+fn list(plugins: Vec<Plugin>, out: &mut dyn Write) -> anyhow::Result<()> {
+    let mut table = Table::new(&[
+        ("PLUGIN", Align::Left),
+        ("VERSION", Align::Right),
+        ("WORLD", Align::Left),
+        ("SIZE", Align::Right),
+        ("TOPICS", Align::Left),
+    ]);
+    for plugin in plugins {
+        table.row([
+            plugin.name,
+            plugin.version.to_string(),
+            plugin.world,
+            output::bytes(plugin.bytes),
+            plugin.topics.join(","),
+        ]);
+    }
+    Ok(table.write(out)?)
+}
+
+fn describe(plugin: &Plugin, out: &mut dyn Write) -> anyhow::Result<()> {
+    writeln!(out, "plugin    {}", plugin.name)?;
+    writeln!(out, "version   {}", plugin.version)?;
+    writeln!(out, "world     {}", plugin.world)?;
+    writeln!(out, "size      {}", output::bytes(plugin.bytes))?;
+    writeln!(out, "hash      {}", plugin.hash)?;
+    writeln!(out, "uploaded  {}", moment::display(Timestamp(plugin.uploaded_at)))?;
+    let topics = if plugin.topics.is_empty() { "none".to_owned() } else { plugin.topics.join(", ") };
+    Ok(writeln!(out, "topics    {topics}")?)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Get,
+    Put,
+    Delete,
+}
+
+impl Admin {
+    /// Uploads a component under a name.
+    pub(super) fn deploy(&self, name: &str, component: &[u8]) -> anyhow::Result<Plugin> {
+        self.call(Method::Put, &format!("/v1/plugins/{name}"), Some(component))
+    }
+
+    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&[u8]>) -> anyhow::Result<T> {
+        let address = self.admin.strip_prefix("http://").unwrap_or(&self.admin).trim_end_matches('/');
+        if address.contains("://") {
+            return Err(Usage(format!("{:?}: the admin endpoint is HOST:PORT, over HTTP", self.admin)).into());
+        }
+        let url = format!("http://{address}{path}");
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(ANSWER_TIMEOUT))
+            .build()
+            .into();
+        let mut request = ureq::http::Request::builder().uri(&url).method(match method {
+            Method::Get => "GET",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+        });
+        if let Some(token) = self.token()? {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let hint = || format!("cannot reach the admin endpoint at {address}\nis a broker running there? name another with --admin HOST:PORT (or TIDEGATE_ADMIN)");
+        let mut response = match body {
+            Some(body) => agent.run(request.body(body).context("the request cannot be made")?),
+            None => agent.run(request.body(()).context("the request cannot be made")?),
+        }
+        .with_context(hint)?;
+        let status = response.status();
+        let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().with_context(hint)?;
+        if !status.is_success() {
+            let reason = serde_json::from_str::<Refusal>(&text).map_or(text, |refusal| refusal.error);
+            let advice = if status == 401 { "\nname the file with the secret by --admin-token-file FILE" } else { "" };
+            anyhow::bail!("{reason} (HTTP {}){advice}", status.as_u16());
+        }
+        let text = if text.is_empty() { "null" } else { &text };
+        serde_json::from_str(text).with_context(|| format!("{address} gave an answer that is none of a Tidegate broker"))
+    }
+
+    fn token(&self) -> anyhow::Result<Option<String>> {
+        let Some(file) = &self.admin_token_file else { return Ok(None) };
+        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let token = text.lines().next().unwrap_or_default().trim();
+        anyhow::ensure!(!token.is_empty(), "the first line of {} is empty, and should be the secret", file.display());
+        Ok(Some(token.to_owned()))
+    }
+}

@@ -1,0 +1,254 @@
+//! Tests of plugins without Wasm and without a broker: make records, ask the plugin, look where they went.
+//!
+//! What the broker would withhold is withheld here, too: a column that the plugin did not ask for is not there.
+
+use std::marker::PhantomData;
+
+use crate::{
+    Batch, Failure, Partitioner, Router,
+    bindings::{
+        base::tidegate::plugin::{log::Level, types},
+        router::exports::tidegate::plugin::routing,
+    },
+    glue::{self, Needs},
+    host::stand_in::HOST,
+};
+
+/// The name of the topic that test records are sent to.
+pub const SENT_TO: &str = "sent-to";
+
+/// A record to ask a plugin about.
+#[derive(Clone, Debug, Default)]
+pub struct TestRecord {
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    timestamp: i64,
+    headers: Vec<(String, Vec<u8>)>,
+}
+
+/// A record without key, value and headers.
+#[must_use]
+pub fn record() -> TestRecord {
+    TestRecord::default()
+}
+
+impl TestRecord {
+    #[must_use]
+    pub fn key(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.key = Some(key.as_ref().to_vec());
+        self
+    }
+
+    #[must_use]
+    pub fn value(mut self, value: impl AsRef<[u8]>) -> Self {
+        self.value = Some(value.as_ref().to_vec());
+        self
+    }
+
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.headers.push((name.to_owned(), value.as_ref().to_vec()));
+        self
+    }
+
+    #[must_use]
+    pub fn timestamp(mut self, timestamp: i64) -> Self {
+        self.timestamp = timestamp;
+        self
+    }
+}
+
+/// Where a record went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// To these topics, each with the partition that was wished for. None: it was dropped.
+    To(Vec<(String, Option<u32>)>),
+    /// It was refused, for this reason.
+    Rejected(String),
+}
+
+impl Routed {
+    /// The names of the topics; [`SENT_TO`] is the one it was sent to.
+    ///
+    /// # Panics
+    /// Where the record was rejected.
+    #[must_use]
+    pub fn topics(&self) -> Vec<&str> {
+        match self {
+            Self::To(destinations) => destinations.iter().map(|(topic, _)| topic.as_str()).collect(),
+            Self::Rejected(reason) => panic!("the record was rejected: {reason}"),
+        }
+    }
+}
+
+/// A plugin that was opened, and the surroundings that a test can change.
+#[derive(Debug)]
+pub struct Opened<P> {
+    plugin: P,
+    needs: Needs,
+    /// How many partitions the topic has; 12 unless said otherwise.
+    pub partitions: u32,
+    /// [`Context::now`](crate::Context::now) of the next batch.
+    pub now: i64,
+    /// [`Context::seed`](crate::Context::seed) of the next batch.
+    pub seed: u64,
+    pub principal: Option<String>,
+    pub client_id: Option<String>,
+    _not_send: PhantomData<*const ()>,
+}
+
+/// Opens a router with a configuration, as the broker does when it is attached.
+///
+/// # Errors
+/// What whoever attaches the plugin would read.
+pub fn open_router<R: Router>(config: &str) -> Result<Opened<R>, String> {
+    HOST.take();
+    glue::open_router(config).map(Opened::new)
+}
+
+/// Opens a partitioner with a configuration, as the broker does when it is attached.
+///
+/// # Errors
+/// What whoever attaches the plugin would read.
+pub fn open_partitioner<P: Partitioner>(config: &str) -> Result<Opened<P>, String> {
+    HOST.take();
+    glue::open_partitioner(config).map(Opened::new)
+}
+
+impl<P> Opened<P> {
+    fn new((plugin, needs): (P, Needs)) -> Self {
+        Self {
+            plugin,
+            needs,
+            partitions: 12,
+            now: 1_700_000_000_000,
+            seed: 1,
+            principal: None,
+            client_id: None,
+            _not_send: PhantomData,
+        }
+    }
+
+    /// The lines that plugins of this thread logged since the last one was opened, each after its level.
+    #[must_use]
+    pub fn log(&self) -> Vec<String> {
+        HOST.with_borrow(|host| {
+            let level = |level: &Level| match level {
+                Level::Error => "error",
+                Level::Warn => "warn",
+                Level::Info => "info",
+                Level::Debug => "debug",
+            };
+            host.lines.iter().map(|(at, line)| format!("{}: {line}", level(at))).collect()
+        })
+    }
+
+    /// The value of a series, named with its labels in order: `records_seen topic=x`. A histogram's is how often it observed.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        HOST.with_borrow(|host| host.series.iter().find(|(known, _)| known == name).map(|(_, value)| *value))
+    }
+
+    fn batch(&self, records: &[TestRecord]) -> Batch {
+        let count = u32::try_from(records.len()).expect("a test has fewer than four billion records");
+        let wants = |columns| self.needs.columns.contains(columns);
+        let column = |of: &dyn Fn(&TestRecord) -> Option<Vec<u8>>| column(records.iter().map(of));
+        let batch = types::Batch {
+            count,
+            keys: wants(types::Columns::KEYS).then(|| column(&|record| record.key.clone())),
+            values: wants(types::Columns::VALUES).then(|| column(&|record| record.value.clone())),
+            timestamps: wants(types::Columns::TIMESTAMPS)
+                .then(|| records.iter().map(|record| record.timestamp).collect()),
+            headers: self.needs.headers.iter().map(|name| column(&|record| record.last_header(name))).collect(),
+        };
+        let known = |fact| self.needs.facts.contains(fact);
+        let context = types::Context {
+            end: count,
+            now: self.now,
+            seed: self.seed,
+            principal: self.principal.clone().filter(|_| known(types::Facts::PRINCIPAL)),
+            client_id: self.client_id.clone().filter(|_| known(types::Facts::CLIENT_ID)),
+        };
+        let topic = types::Topic { name: SENT_TO.to_owned(), partitions: self.partitions };
+        glue::batch(topic, batch, vec![context])
+    }
+}
+
+impl<R: Router> Opened<R> {
+    /// Asks where the records go.
+    ///
+    /// # Errors
+    /// The router's own, or that it did not answer for every record.
+    pub fn route(&mut self, records: &[TestRecord]) -> Result<Vec<Routed>, Failure> {
+        let batch = self.batch(records);
+        let answer = glue::route(&mut self.plugin, &batch)?;
+        let mut routed = (0..records.len()).map(|index| destinations(&answer.routes, index)).collect::<Vec<_>>();
+        for rejection in answer.rejected {
+            routed[rejection.record as usize] = Routed::Rejected(rejection.reason);
+        }
+        Ok(routed)
+    }
+}
+
+impl<P: Partitioner> Opened<P> {
+    /// Asks for the partition of each record, or the reason why it was rejected.
+    ///
+    /// # Errors
+    /// The partitioner's own, or that it did not answer for every record.
+    pub fn partition(&mut self, records: &[TestRecord]) -> Result<Vec<Result<u32, String>>, Failure> {
+        let batch = self.batch(records);
+        let answer = glue::partition(&mut self.plugin, &batch)?;
+        let mut placed = answer.partitions.into_iter().map(Ok).collect::<Vec<_>>();
+        for rejection in answer.rejected {
+            placed[rejection.record as usize] = Err(rejection.reason);
+        }
+        Ok(placed)
+    }
+}
+
+impl TestRecord {
+    fn last_header(&self, name: &str) -> Option<Vec<u8>> {
+        self.headers.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+    }
+}
+
+fn column(values: impl Iterator<Item = Option<Vec<u8>>>) -> types::Column {
+    let mut column = types::Column { data: Vec::new(), ends: Vec::new(), nulls: Vec::new() };
+    for (index, value) in values.enumerate() {
+        match value {
+            Some(value) => column.data.extend_from_slice(&value),
+            None => {
+                column.nulls.resize(column.nulls.len().max(index / 64 + 1), 0);
+                column.nulls[index / 64] |= 1 << (index % 64);
+            }
+        }
+        column.ends.push(column.data.len() as u32);
+    }
+    column
+}
+
+fn destinations(routes: &routing::Routes, index: usize) -> Routed {
+    let pick = |to: &routing::Destinations, range: std::ops::Range<usize>| {
+        let named = range.map(|at| {
+            let partition = to.partitions.get(at).copied().filter(|partition| *partition != u32::MAX);
+            (topic_name(to.topics[at]), partition)
+        });
+        Routed::To(named.collect())
+    };
+    match routes {
+        routing::Routes::Unchanged => Routed::To(vec![(SENT_TO.to_owned(), None)]),
+        routing::Routes::Uniform(to) => pick(to, 0..to.topics.len()),
+        routing::Routes::Single(to) => pick(to, index..index + 1),
+        routing::Routes::Many(fan_out) => {
+            let start = if index == 0 { 0 } else { fan_out.ends[index - 1] as usize };
+            pick(&fan_out.to, start..fan_out.ends[index] as usize)
+        }
+    }
+}
+
+fn topic_name(number: u32) -> String {
+    match number.checked_sub(1) {
+        None => SENT_TO.to_owned(),
+        Some(index) => HOST.with_borrow(|host| host.topics[index as usize].clone()),
+    }
+}
