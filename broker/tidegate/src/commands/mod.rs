@@ -4,6 +4,7 @@ mod cluster;
 mod completions;
 mod config;
 mod consume;
+mod demo;
 mod group;
 mod plugin;
 mod produce;
@@ -62,6 +63,7 @@ enum Command {
     Plugin(plugin::PluginArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
+    Demo(demo::DemoArgs),
 }
 
 impl Cli {
@@ -76,6 +78,7 @@ impl Cli {
             Command::Plugin(args) => args.run(out),
             Command::Config(args) => args.run(out),
             Command::Completions(args) => args.run(out),
+            Command::Demo(args) => args.run(out),
         }
     }
 }
