@@ -3,9 +3,7 @@
 use std::{any::Any, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tidegate_plugin_host::{
-    Compiled, Engine, EngineConfig, Limits, Partitioner, Router, World, compile, component,
-};
+use tidegate_plugin_host::{Compiled, Engine, EngineConfig, Limits, Partitioner, Router, World, compile, component};
 
 use crate::control::plugins::{CompiledPlugin, PluginHost};
 
@@ -27,7 +25,9 @@ impl WasmHost {
     pub fn start() -> Result<Self, String> {
         let engine = Engine::new(&EngineConfig::default()).map_err(|error| error.to_string())?;
         if !engine.is_pooled() {
-            tracing::info!("plugin instances are made on demand: the address space for a pool of them is not to be had");
+            tracing::info!(
+                "plugin instances are made on demand: the address space for a pool of them is not to be had"
+            );
         }
         let ticking = engine.clone();
         std::thread::Builder::new()
@@ -51,8 +51,8 @@ impl PluginHost for WasmHost {
     }
 
     fn compile(&self, bytes: &[u8]) -> Result<Arc<dyn CompiledPlugin>, String> {
-        let component =
-            component::inspect(&Bytes::copy_from_slice(bytes), COMPONENT_BYTES_MAX).map_err(|error| error.to_string())?;
+        let component = component::inspect(&Bytes::copy_from_slice(bytes), COMPONENT_BYTES_MAX)
+            .map_err(|error| error.to_string())?;
         let compiled = compile::compile(&self.engine, &component).map_err(|error| error.to_string())?;
         Ok(Arc::new(Loaded(compiled)))
     }

@@ -15,7 +15,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::metrics::{Histogram, HistogramUnit, ShardMetrics, ShardReport};
+use crate::metrics::{ApiMetrics, Histogram, HistogramUnit, ShardMetrics, ShardReport};
 
 /// Everything that the metrics page is made of. Shared with the admin endpoint; shards never touch it.
 #[derive(Debug)]
@@ -204,13 +204,16 @@ impl Collector for PageCollector {
     }
 }
 
+/// Which shard and which API.
+type ApiLabels = [(&'static str, String); 2];
+
 fn requests(f: &mut Families<'_>, shards: &[Arc<ShardMetrics>]) -> fmt::Result {
     let asked = |shard: &ShardMetrics| {
         shard.apis().filter(|(_, api)| api.requests.value() > 0).map(|(key, _)| key).collect::<Vec<_>>()
     };
     let labels = |shard: usize, key: Option<i16>| [("shard", shard.to_string()), ("api", api_name(key))];
     let known: Vec<(usize, Vec<Option<i16>>)> = shards.iter().map(|shard| asked(shard)).enumerate().collect();
-    let each = |write: &mut dyn FnMut(&[(&'static str, String); 2], &crate::metrics::ApiMetrics) -> fmt::Result| {
+    let each = |write: &mut dyn FnMut(&ApiLabels, &ApiMetrics) -> fmt::Result| {
         known.iter().try_for_each(|(shard, keys)| {
             keys.iter().try_for_each(|key| write(&labels(*shard, *key), shards[*shard].api(key.unwrap_or(-1))))
         })
