@@ -131,7 +131,7 @@ fn cargo_build(folder: &Path, target: &Path, profile: Profile, progress: Progres
     let output = output.map_err(|source| BuildError::NotRun { program: "cargo", source })?;
     let messages = succeeded("cargo build", &output)?;
     // One JSON object a line; the artifact of the plugin's own library is the last .wasm that is named.
-    messages.lines().filter_map(wasm_file).last().ok_or(BuildError::NoLibrary)
+    messages.lines().filter_map(wasm_file).next_back().ok_or(BuildError::NoLibrary)
 }
 
 /// The `.wasm` among the files of a message of cargo, if the message is about a library that was built.
@@ -158,7 +158,10 @@ fn command(program: &'static str, folder: &Path) -> Command {
         let outer = name.to_str().is_some_and(|name| {
             name.starts_with("CARGO_PKG_")
                 || name.starts_with("CARGO_MANIFEST")
-                || matches!(name, "RUSTFLAGS" | "CARGO_ENCODED_RUSTFLAGS" | "CARGO_BUILD_TARGET" | "RUSTC_WORKSPACE_WRAPPER")
+                || matches!(
+                    name,
+                    "RUSTFLAGS" | "CARGO_ENCODED_RUSTFLAGS" | "CARGO_BUILD_TARGET" | "RUSTC_WORKSPACE_WRAPPER"
+                )
         });
         if outer {
             command.env_remove(name);

@@ -83,11 +83,7 @@ pub fn cache_file_name(engine: &Engine, component_sha256: &[u8; 32]) -> String {
 /// Machine code is run as it stands. `kept` must have been written by this broker, in a folder that only it can write to: the
 /// checksum finds damage, not intent.
 #[allow(unsafe_code, reason = "the engine can only trust the machine code that it is given")]
-pub unsafe fn from_cache(
-    engine: &Engine,
-    component_sha256: &[u8; 32],
-    kept: &[u8],
-) -> Result<Compiled, CacheError> {
+pub unsafe fn from_cache(engine: &Engine, component_sha256: &[u8; 32], kept: &[u8]) -> Result<Compiled, CacheError> {
     let mut rest = kept;
     let magic = take::<4>(&mut rest)?;
     let [format, world] = *take::<2>(&mut rest)?;
@@ -109,8 +105,7 @@ pub unsafe fn from_cache(
     // SAFETY: by the contract of this function the code is what `serialize` wrote; engine and checksum were compared above.
     let wasm = unsafe { WasmComponent::deserialize(&engine.inner, code) }
         .map_err(|error| CacheError::Refused { detail: format!("{error:#}") })?;
-    link(engine, &wasm, world, interface, *component)
-        .map_err(|error| CacheError::Refused { detail: error.to_string() })
+    link(engine, &wasm, world, interface, *component).map_err(|error| CacheError::Refused { detail: error.to_string() })
 }
 
 const FORMAT: u8 = 1;

@@ -141,8 +141,8 @@ fn wrap(module: &[u8]) -> Result<Bytes, ComponentError> {
 }
 
 fn world_of(component: &[u8]) -> Result<(World, String), ComponentError> {
-    let decoded = wit_component::decode(component)
-        .map_err(|error| ComponentError::Damaged { detail: format!("{error:#}") })?;
+    let decoded =
+        wit_component::decode(component).map_err(|error| ComponentError::Damaged { detail: format!("{error:#}") })?;
     let wit_component::DecodedWasm::Component(resolve, world) = decoded else {
         return Err(ComponentError::OnlyInterface);
     };
@@ -186,5 +186,7 @@ fn own(name: &str) -> Option<(&str, &str)> {
 /// Whether this broker runs plugins that were built against `version`: the component model takes 0.1.x for one another.
 fn speaks(version: &str) -> bool {
     let mut parts = version.splitn(3, '.');
-    parts.next() == Some("0") && parts.next() == Some("1") && parts.next().is_some_and(|patch| patch.parse::<u32>().is_ok())
+    parts.next() == Some("0")
+        && parts.next() == Some("1")
+        && parts.next().is_some_and(|patch| patch.parse::<u32>().is_ok())
 }

@@ -173,12 +173,7 @@ impl std::fmt::Debug for Router {
 }
 
 /// Checks an answer for `count` records, with topic numbers below `known`.
-pub(crate) fn check(
-    answer: &Answer,
-    count: u32,
-    known: usize,
-    destinations_max: usize,
-) -> Result<(), WrongAnswer> {
+pub(crate) fn check(answer: &Answer, count: u32, known: usize, destinations_max: usize) -> Result<(), WrongAnswer> {
     check_rejections(&answer.rejected, count)?;
     let count = count as usize;
     match &answer.routes {

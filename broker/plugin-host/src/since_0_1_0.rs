@@ -109,7 +109,8 @@ fn instantiate_router(store: &mut Store, pre: &Pre) -> Result<RouterExports, Ope
 
 fn instantiate_partitioner(store: &mut Store, pre: &Pre) -> Result<PartitionerExports, OpenError> {
     store.begin_open()?;
-    let instance = partitioner_world::PartitionerPre::new(pre.clone()).and_then(|pre| pre.instantiate(&mut store.inner));
+    let instance =
+        partitioner_world::PartitionerPre::new(pre.clone()).and_then(|pre| pre.instantiate(&mut store.inner));
     instance.map(PartitionerExports).map_err(|error| store.not_instantiated(&error))
 }
 
@@ -154,8 +155,7 @@ impl RouterExports {
         store.begin_call()?;
         let routing = self.0.tidegate_plugin_routing();
         let answered = routing.call_route(&mut store.inner, call.topic.clone(), call.batch(), &call.contexts);
-        let routing::Answer { routes, rejected } =
-            answered.map_err(|error| store.trapped(&error))?.map_err(failure)?;
+        let routing::Answer { routes, rejected } = answered.map_err(|error| store.trapped(&error))?.map_err(failure)?;
         let routes = match routes {
             routing::Routes::Unchanged => Routes::Unchanged,
             routing::Routes::Uniform(to) => Routes::Uniform(destinations(to)),
@@ -193,17 +193,14 @@ impl<'a> Call<'a> {
     ///
     /// # Panics
     /// Where the columns are not those of the needs, or the contexts do not end where they do: mistakes of the caller.
-    pub(crate) fn new(
-        topic: &TopicInfo<'a>,
-        columns: &'a Columns,
-        contexts: &[Context<'a>],
-        needs: &Needs,
-    ) -> Self {
+    pub(crate) fn new(topic: &TopicInfo<'a>, columns: &'a Columns, contexts: &[Context<'a>], needs: &Needs) -> Self {
         let Needs { columns: wanted, principal, client_id } = needs;
         assert_eq!(contexts.last().map(|last| last.end), Some(columns.count), "contexts end where the records do");
         assert!(contexts.is_sorted_by(|a, b| a.end < b.end), "each context has records");
         assert_eq!(columns.headers.len(), wanted.headers.len(), "there is a column for each header asked for");
-        let pass = |wanted: bool, column: &'a Option<Column>| wanted.then(|| lowered(column.as_ref().expect("a column that was asked for was built")));
+        let pass = |wanted: bool, column: &'a Option<Column>| {
+            wanted.then(|| lowered(column.as_ref().expect("a column that was asked for was built")))
+        };
         Self {
             topic: types::Topic { name: topic.name, partitions: topic.partitions },
             count: columns.count,

@@ -42,7 +42,7 @@ enum Kind {
     /// Length i32, or varint of length + 1 in flexible versions.
     Bytes,
     /// Count i32, or varint of count + 1 in flexible versions; then the elements.
-    Array(&'static Kind),
+    Array(&'static Self),
     /// Its fields; in flexible versions the tagged ones after them.
     Struct(&'static [Field]),
 }

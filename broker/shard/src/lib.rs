@@ -22,8 +22,8 @@ pub use connection::{ConnectionId, FrameError, frame_length};
 pub use plugins::PluginLog;
 pub use request::RequestId;
 pub use shard::{
-    AppendBatch, CleaningStep, Effect, Effects, Input, Lookup, LookupAnswer, Observation, ReadId, ReadOutcome, RecoveredPartition,
-    Shard, ShardIdentity, ShardSettings, ShownSetting,
+    AppendBatch, CleaningStep, Effect, Effects, Input, Lookup, LookupAnswer, Observation, ReadId, ReadOutcome,
+    RecoveredPartition, Shard, ShardIdentity, ShardSettings, ShownSetting,
 };
 
 pub use tidegate_model::retention::Segment;

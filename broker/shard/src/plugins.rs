@@ -182,9 +182,10 @@ impl Batch<'_> {
             &self.header.producer_epoch.0.to_be_bytes(),
             &self.header.base_sequence.0.to_be_bytes(),
         ];
-        parts.iter().flat_map(|part| part.iter()).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+        parts
+            .iter()
+            .flat_map(|part| part.iter())
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
     }
 
     /// Whose batch its parts are.
@@ -261,7 +262,12 @@ impl Shard {
         };
         let mut items = Vec::new();
         let mut push = |parts: Vec<(TopicPartition, Bytes, BatchHeader)>| {
-            items.extend(parts.into_iter().map(|(partition, bytes, header)| ProduceItem { index, partition, bytes, header }));
+            items.extend(parts.into_iter().map(|(partition, bytes, header)| ProduceItem {
+                index,
+                partition,
+                bytes,
+                header,
+            }));
         };
         match &topic.config.router {
             None => push(self.place(topic, &batch, sent_to.partition)?),
@@ -339,7 +345,10 @@ impl Shard {
                             })?),
                         };
                         if found.is_internal() {
-                            return Err(policy(format!("plugin '{}' routes to '{}', which is the broker's own", attachment.plugin, found.name)));
+                            return Err(policy(format!(
+                                "plugin '{}' routes to '{}', which is the broker's own",
+                                attachment.plugin, found.name
+                            )));
                         }
                         let wish = match wish {
                             None => None,
@@ -361,7 +370,10 @@ impl Shard {
                             )));
                         }
                         destinations.push((found, wish));
-                        numbers.insert((number, wish.map(|partition| partition.0.unsigned_abs())), destinations.len() as u32 - 1);
+                        numbers.insert(
+                            (number, wish.map(|partition| partition.0.unsigned_abs())),
+                            destinations.len() as u32 - 1,
+                        );
                         destinations.len() as u32 - 1
                     }
                 };
@@ -372,8 +384,9 @@ impl Shard {
             ends.push(flat.len() as u32);
         }
         let assignment = Assignment::Many { ends: &ends, destinations: &flat };
-        let parts = split(&batch.bytes, &batch.header, &batch.records, assignment, destinations.len(), batch.producer())
-            .map_err(|error| policy(format!("plugin '{}': {error}", attachment.plugin)))?;
+        let parts =
+            split(&batch.bytes, &batch.header, &batch.records, assignment, destinations.len(), batch.producer())
+                .map_err(|error| policy(format!("plugin '{}': {error}", attachment.plugin)))?;
         let placed = destinations.into_iter().zip(parts).filter_map(|((topic, wish), part)| {
             let (bytes, header) = part?;
             Some((topic, wish, bytes, header))
@@ -389,7 +402,8 @@ impl Shard {
         batch: &Batch<'_>,
         chosen: PartitionIndex,
     ) -> Result<Vec<(TopicPartition, Bytes, BatchHeader)>, PartitionError> {
-        let producer = if batch.header.producer_id.0 >= tidegate_model::partition::producers::DERIVED_PRODUCER_IDS_START {
+        let producer = if batch.header.producer_id.0 >= tidegate_model::partition::producers::DERIVED_PRODUCER_IDS_START
+        {
             None
         } else {
             batch.producer()

@@ -26,7 +26,9 @@ use crate::{
     error::PartitionError,
     message::*,
     ownership,
-    shard::{AppendBatch, CleaningStep, Effect, Effects, Lookup, LookupAnswer, ReadId, ReadOutcome, RecoveredPartition},
+    shard::{
+        AppendBatch, CleaningStep, Effect, Effects, Lookup, LookupAnswer, ReadId, ReadOutcome, RecoveredPartition,
+    },
     waiting::{Part, PartId, PartWork, ProduceWaiter, Waiting},
 };
 
@@ -674,9 +676,10 @@ impl Owned {
         // Some at a time: looking at thousands at once would hold up everything else.
         const AT_ONCE: usize = 100;
         let interval = Duration::from_millis(interval_ms);
-        let due = self.replicas.iter_mut().filter(|(_, replica)| {
-            replica.offline.is_none() && now.instant.since(replica.cleaned) >= interval
-        });
+        let due = self
+            .replicas
+            .iter_mut()
+            .filter(|(_, replica)| replica.offline.is_none() && now.instant.since(replica.cleaned) >= interval);
         due.take(AT_ONCE)
             .map(|(partition, replica)| {
                 replica.cleaned = now.instant;

@@ -8,9 +8,9 @@ use std::{
 use bytes::Bytes;
 use kafka_protocol::messages::ApiKey;
 use tidegate_model::{
+    compaction::{Compaction, OffsetMap, Plan},
     fetch_session::{FetchSessions, SessionIds},
     group::GroupConfig,
-    compaction::{Compaction, OffsetMap, Plan},
     metadata::{MetadataChange, MetadataImage},
     partition::EpochStart,
     retention::Segment,
@@ -397,7 +397,13 @@ impl Shard {
 
     /// Begins a round of compaction; `None` if the partition is gone.
     #[must_use]
-    pub fn begin_compaction(&self, now: Now, partition: TopicPartition, plan: Plan, map: OffsetMap) -> Option<Compaction> {
+    pub fn begin_compaction(
+        &self,
+        now: Now,
+        partition: TopicPartition,
+        plan: Plan,
+        map: OffsetMap,
+    ) -> Option<Compaction> {
         self.owned.begin_compaction(now, partition, plan, map)
     }
 

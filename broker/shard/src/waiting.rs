@@ -30,8 +30,11 @@ pub(crate) struct Part {
     pub(crate) work: PartWork,
 }
 
+/// An item of a produce part: its index in the request, where it goes, and its answer once there is one.
+type ProducePart = (u32, TopicPartition, Option<Result<Produced, PartitionError>>);
+
 pub(crate) enum PartWork {
-    Produce { items: Vec<(u32, TopicPartition, Option<Result<Produced, PartitionError>>)>, open: usize },
+    Produce { items: Vec<ProducePart>, open: usize },
     Fetch(FetchPart),
     Deletes { items: Vec<(u32, Option<Result<Offset, PartitionError>>)>, open: usize },
     Lookups { items: Vec<Option<ListedOffset>>, indexes: Vec<u32>, open: usize },

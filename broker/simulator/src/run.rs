@@ -387,6 +387,7 @@ async fn use_log(world: &World) {
     }
 }
 
+#[allow(clippy::await_holding_refcell_ref, reason = "it is dropped before the await, which the lint does not see")]
 async fn append_some(world: &World, store: &Store<SimulatedDisk>, topic_partition: TopicPartition) {
     let count = 1 + world.below(4);
     let durability = if world.one_in(4) { Flush::Written } else { Flush::Durable };

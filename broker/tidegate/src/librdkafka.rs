@@ -59,7 +59,9 @@ impl ClientContext for Warnings {
 
     fn error(&self, error: KafkaError, reason: &str) {
         // The end of a partition is told as an error, too, where it was asked for.
-        if matches!(error, KafkaError::PartitionEOF(_)) || error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+        if matches!(error, KafkaError::PartitionEOF(_))
+            || error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF)
+        {
             return;
         }
         let text = if reason.is_empty() { error.to_string() } else { reason.to_owned() };

@@ -4,8 +4,7 @@ use jiff::{civil, tz::TimeZone};
 use tidegate_records::time::Timestamp;
 
 /// What [`parse`] takes, for help texts and errors.
-pub(crate) const FORMS: &str =
-    "milliseconds since 1970, a date (2026-01-31), a date and time (2026-01-31T13:00:00Z; UTC unless it says otherwise), or how long ago (-90s, -15m, -6h, -7d)";
+pub(crate) const FORMS: &str = "milliseconds since 1970, a date (2026-01-31), a date and time (2026-01-31T13:00:00Z; UTC unless it says otherwise), or how long ago (-90s, -15m, -6h, -7d)";
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is no moment: write {FORMS}")]
@@ -81,7 +80,9 @@ mod tests {
 
     #[test]
     fn what_is_no_moment_is_refused() {
-        for text in ["", "-", "yesterday", "-5", "-5y", "--5s", "2023-13-01", "1969-01-01", "-9999999999999d", "é", "-é"] {
+        for text in
+            ["", "-", "yesterday", "-5", "-5y", "--5s", "2023-13-01", "1969-01-01", "-9999999999999d", "é", "-é"]
+        {
             assert!(parse(text, Timestamp(1_000_000_000_000)).is_err(), "{text:?}");
         }
     }

@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn offsets_stay_within_the_log() {
-        let check = |spec: OffsetSpec, expected: i64| assert_eq!(spec.resolve(Offset(10), Offset(20)), Some(Offset(expected)));
+        let check =
+            |spec: OffsetSpec, expected: i64| assert_eq!(spec.resolve(Offset(10), Offset(20)), Some(Offset(expected)));
         check(OffsetSpec::Beginning, 10);
         check(OffsetSpec::End, 20);
         check(OffsetSpec::At(Offset(15)), 15);

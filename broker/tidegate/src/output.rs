@@ -159,7 +159,10 @@ mod tests {
         let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "refused");
         let error = anyhow::Error::new(refused()).context("cannot connect").context("cannot list: cannot connect");
         assert_eq!(whole(&error), "cannot list: cannot connect: refused");
-        assert_eq!(whole(&anyhow::Error::new(refused()).context("it was refused\ntry again")), "it was refused\ntry again");
+        assert_eq!(
+            whole(&anyhow::Error::new(refused()).context("it was refused\ntry again")),
+            "it was refused\ntry again"
+        );
     }
 
     #[test]

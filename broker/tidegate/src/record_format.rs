@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RecordFormat {
     /// The value on a line; with a separator, the key before it.
-    Text { key_separator: Option<Vec<u8>> },
+    Text {
+        key_separator: Option<Vec<u8>>,
+    },
     /// One JSON object a line.
     Json,
     Pattern(Vec<Piece>),
@@ -34,7 +36,9 @@ pub(crate) enum Piece {
 pub(crate) enum FormatError {
     #[error("unknown format {0:?}: use json, text, or a pattern such as '%k %v\\n'")]
     NoPattern(String),
-    #[error("%{0} means nothing in a pattern: use %k %v %t %p %o %T %h, %K and %S for lengths, and %% for a percent sign")]
+    #[error(
+        "%{0} means nothing in a pattern: use %k %v %t %p %o %T %h, %K and %S for lengths, and %% for a percent sign"
+    )]
     UnknownPlaceholder(char),
     #[error("a pattern ends in a single %; write %% for a percent sign")]
     LonePercent,

@@ -62,7 +62,9 @@ impl Config {
             return Err("`bindings` is empty: nothing would be routed".to_owned());
         }
         match &self.source {
-            Source::Key(false) => Err("`source` says `\"key\": false`; leave it out, or name a header or a field".to_owned()),
+            Source::Key(false) => {
+                Err("`source` says `\"key\": false`; leave it out, or name a header or a field".to_owned())
+            }
             Source::Header(name) if name.is_empty() => Err("the header that `source` names is empty".to_owned()),
             Source::Json(path) if path.split('.').any(str::is_empty) => {
                 Err(format!("`source` names the field '{path}': a name in it is empty"))

@@ -54,7 +54,8 @@ impl Router for TopicRouter {
                 Read::Json(path.split('.').map(str::to_owned).collect())
             }
         };
-        let bindings = config.bindings.iter().map(|binding| Ok((binding.pattern.as_str(), setup.topic(&binding.topic)?)));
+        let bindings =
+            config.bindings.iter().map(|binding| Ok((binding.pattern.as_str(), setup.topic(&binding.topic)?)));
         let matcher = Matcher::new(bindings.collect::<Result<Vec<_>, Error>>()?)?;
         let unmatched = match &config.unmatched {
             Unmatched::Drop => Unrouted::Discard,

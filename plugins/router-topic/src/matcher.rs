@@ -18,6 +18,8 @@ pub struct Matcher<T> {
     patterns: Vec<(u32, T)>,
     states: Vec<State<T>>,
     by_places: BTreeMap<Vec<u32>, u32>,
+    /// In all states together.
+    places: usize,
     steps: Steps,
 }
 
@@ -57,6 +59,7 @@ impl<T: Copy + PartialEq> Matcher<T> {
             patterns: Vec::new(),
             states: Vec::new(),
             by_places: BTreeMap::new(),
+            places: 0,
             steps: Steps::new(),
         };
         for (pattern, target) in bindings {
@@ -116,8 +119,7 @@ impl<T: Copy + PartialEq> Matcher<T> {
 
     #[cold]
     fn new_step(&mut self, mut state: u32, word: u32) -> u32 {
-        let places: usize = self.states.iter().map(|state| state.places.len()).sum();
-        if self.steps.count >= STEPS_MAX || places >= PLACES_MAX {
+        if self.steps.count >= STEPS_MAX || self.places >= PLACES_MAX {
             let here = std::mem::take(&mut self.states[state as usize].places);
             self.forget();
             state = self.state(here);
@@ -160,6 +162,7 @@ impl<T: Copy + PartialEq> Matcher<T> {
             }
         }
         let number = self.states.len() as u32;
+        self.places += places.len();
         self.by_places.insert(places.clone(), number);
         self.states.push(State { places, targets });
         number
@@ -168,6 +171,7 @@ impl<T: Copy + PartialEq> Matcher<T> {
     fn forget(&mut self) {
         self.states.clear();
         self.by_places.clear();
+        self.places = 0;
         self.steps = Steps::new();
         let start = self.state(self.patterns.iter().map(|(start, _)| *start).collect());
         assert_eq!(start, START, "the first state is the one that keys begin in");

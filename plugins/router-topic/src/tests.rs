@@ -38,7 +38,8 @@ fn what_matches_nothing_is_handled_as_configured() {
     check(&config(r#""keep""#), record().key("us.1"), &[SENT_TO]);
     check(&config(r#""drop""#), record().key("us.1"), &[]);
     check(&config(r#"{ "topic": "rest" }"#), record().key("us.1"), &["rest"]);
-    let routed = opened(&config(r#""reject""#)).route(&[record().key("eu.1"), record().key("us.1")]).expect("an answer");
+    let routed =
+        opened(&config(r#""reject""#)).route(&[record().key("eu.1"), record().key("us.1")]).expect("an answer");
     assert_eq!(routed[0].topics(), ["europe"]);
     assert_eq!(routed[1], Routed::Rejected("no binding matches the routing key 'us.1'".to_owned()));
 }
@@ -60,7 +61,9 @@ fn the_routing_key_can_be_a_header() {
 #[test]
 fn the_routing_key_can_be_a_field_of_json() {
     let config = |path: &str| {
-        format!(r#"{{ "source": {{ "json": "{path}" }}, "bindings": [ {{ "pattern": "eu.*", "topic": "europe" }}, {{ "pattern": "7", "topic": "seven" }}, {{ "pattern": "true", "topic": "yes" }} ] }}"#)
+        format!(
+            r#"{{ "source": {{ "json": "{path}" }}, "bindings": [ {{ "pattern": "eu.*", "topic": "europe" }}, {{ "pattern": "7", "topic": "seven" }}, {{ "pattern": "true", "topic": "yes" }} ] }}"#
+        )
     };
     let at = |path: &str, value: &str, expected: &[&str]| check(&config(path), record().value(value), expected);
     at("region", r#"{ "a": [1, {}], "region": "eu.fr", "z": null }"#, &["europe"]);
@@ -86,10 +89,22 @@ fn a_bad_configuration_is_refused_with_what_is_wrong() {
     };
     refused("", "missing field `bindings`");
     refused(r#"{ "bindings": [] }"#, "`bindings` is empty");
-    refused(r#"{ "bindings": [ { "pattern": "a", "topic": "not a topic" } ] }"#, "'not a topic' is not the name of a topic");
+    refused(
+        r#"{ "bindings": [ { "pattern": "a", "topic": "not a topic" } ] }"#,
+        "'not a topic' is not the name of a topic",
+    );
     refused(r#"{ "bindings": [ { "patern": "a", "topic": "b" } ] }"#, "unknown field `patern`");
     refused(r#"{ "source": { "key": false }, "bindings": [ { "pattern": "a", "topic": "b" } ] }"#, "leave it out");
-    refused(r#"{ "source": { "json": "a..b" }, "bindings": [ { "pattern": "a", "topic": "b" } ] }"#, "a name in it is empty");
-    refused(r#"{ "source": { "body": "a" }, "bindings": [ { "pattern": "a", "topic": "b" } ] }"#, "unknown variant `body`");
-    refused(r#"{ "bindings": [ { "pattern": "a", "topic": "b" } ], "unmatched": "explode" }"#, "unknown variant `explode`");
+    refused(
+        r#"{ "source": { "json": "a..b" }, "bindings": [ { "pattern": "a", "topic": "b" } ] }"#,
+        "a name in it is empty",
+    );
+    refused(
+        r#"{ "source": { "body": "a" }, "bindings": [ { "pattern": "a", "topic": "b" } ] }"#,
+        "unknown variant `body`",
+    );
+    refused(
+        r#"{ "bindings": [ { "pattern": "a", "topic": "b" } ], "unmatched": "explode" }"#,
+        "unknown variant `explode`",
+    );
 }

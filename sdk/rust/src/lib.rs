@@ -52,9 +52,9 @@
 // The generated bindings name this crate from wherever they are expanded.
 extern crate self as tidegate_sdk;
 
+mod batch;
 #[doc(hidden)]
 pub mod bindings;
-mod batch;
 mod failure;
 #[doc(hidden)]
 pub mod glue;
@@ -71,6 +71,11 @@ pub use failure::{Error, Failure};
 pub use partitioner::{Partitioner, Placement};
 pub use router::{Router, Routes, Topic};
 pub use setup::{Counter, Gauge, Header, Histogram, Setup};
+
+/// The examples of the README are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[doc(hidden)]
 pub mod __private {
@@ -102,7 +107,7 @@ macro_rules! export {
                 }
             }
 
-            $crate::bindings::router::export_router!(Exported with_types_in $crate::bindings::router);
+    $crate::bindings::router::export_router!(Exported with_types_in $crate::bindings::router);
         };
     };
     (partitioner: $plugin:ty) => {
@@ -124,7 +129,7 @@ macro_rules! export {
                 }
             }
 
-            $crate::bindings::partitioner::export_partitioner!(Exported with_types_in $crate::bindings::partitioner);
+    $crate::bindings::partitioner::export_partitioner!(Exported with_types_in $crate::bindings::partitioner);
         };
     };
     ($kind:ident: $plugin:ty) => {

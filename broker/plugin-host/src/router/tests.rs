@@ -41,7 +41,8 @@ fn an_answer_that_does_not_add_up_is_refused() {
 
 #[test]
 fn only_records_of_the_batch_can_be_rejected() {
-    let answer = |record| Answer { routes: Routes::Unchanged, rejected: vec![Rejection { record, reason: String::new() }] };
+    let answer =
+        |record| Answer { routes: Routes::Unchanged, rejected: vec![Rejection { record, reason: String::new() }] };
     assert_eq!(check(&answer(2), 3, 1, 1), Ok(()));
     assert_eq!(check(&answer(3), 3, 1, 1), Err(WrongAnswer::Rejection { record: 3, count: 3 }));
 }

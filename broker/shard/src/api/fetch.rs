@@ -70,11 +70,8 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: FetchRe
             let index = asked.partition.0;
             let Some(image) = image.as_ref().filter(|image| image.has_partition(asked.partition)) else {
                 let is_unknown_id = image.is_none() && matches!(asked.topic, TopicName::Id(_));
-                let unknown = if is_unknown_id {
-                    ResponseError::UnknownTopicId
-                } else {
-                    ResponseError::UnknownTopicOrPartition
-                };
+                let unknown =
+                    if is_unknown_id { ResponseError::UnknownTopicId } else { ResponseError::UnknownTopicOrPartition };
                 answer.partitions.push(PartitionAnswer::error(index, code(unknown)));
                 immediate = true;
                 continue;

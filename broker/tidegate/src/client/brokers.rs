@@ -42,7 +42,9 @@ impl Cluster {
                     .iter()
                     .flat_map(|topic| topic.partitions.iter().map(move |partition| (topic, partition)))
                     .filter(|(_, partition)| !partition.is_future_key)
-                    .map(|(topic, partition)| ((topic.name.to_string(), partition.partition_index), partition.partition_size))
+                    .map(|(topic, partition)| {
+                        ((topic.name.to_string(), partition.partition_index), partition.partition_size)
+                    })
                     .collect();
                 directories.push(LogDirectory {
                     broker: id,

@@ -55,9 +55,14 @@ impl Source {
 /// One change of one entry.
 #[derive(Clone, Debug)]
 pub(crate) enum ConfigChange {
-    Set { name: String, value: String },
+    Set {
+        name: String,
+        value: String,
+    },
     /// Back to what holds without it.
-    Unset { name: String },
+    Unset {
+        name: String,
+    },
 }
 
 impl Cluster {
@@ -103,9 +108,10 @@ impl Cluster {
                     .with_name(name.clone().into())
                     .with_config_operation(SET)
                     .with_value(Some(value.clone().into())),
-                ConfigChange::Unset { name } => {
-                    AlterableConfig::default().with_name(name.clone().into()).with_config_operation(DELETE).with_value(None)
-                }
+                ConfigChange::Unset { name } => AlterableConfig::default()
+                    .with_name(name.clone().into())
+                    .with_config_operation(DELETE)
+                    .with_value(None),
             })
             .collect();
         let altered = AlterConfigsResource::default()

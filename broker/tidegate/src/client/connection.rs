@@ -114,7 +114,8 @@ impl Connection {
                 api,
                 reason: format!("(in the request) {reason}"),
             })?;
-        let length = u32::try_from(frame.len() - 4).map_err(|_| broken(&self.address, io::ErrorKind::InvalidInput.into()))?;
+        let length =
+            u32::try_from(frame.len() - 4).map_err(|_| broken(&self.address, io::ErrorKind::InvalidInput.into()))?;
         frame[..4].copy_from_slice(&length.to_be_bytes());
         self.stream.write_all(&frame).map_err(|source| broken(&self.address, source))?;
 
@@ -134,11 +135,15 @@ impl Connection {
     }
 
     fn decode<R: Request>(&self, answer: &mut Bytes, version: i16) -> Result<R::Response, ClientError> {
-        let garbled = |reason: String| ClientError::Garbled { address: self.address.clone(), api: api_name(R::KEY), reason };
+        let garbled =
+            |reason: String| ClientError::Garbled { address: self.address.clone(), api: api_name(R::KEY), reason };
         let header = ResponseHeader::decode(answer, R::Response::header_version(version))
             .map_err(|reason| garbled(reason.to_string()))?;
         if header.correlation_id != self.correlation_id {
-            return Err(garbled(format!("it is to request {}, and {} was asked", header.correlation_id, self.correlation_id)));
+            return Err(garbled(format!(
+                "it is to request {}, and {} was asked",
+                header.correlation_id, self.correlation_id
+            )));
         }
         let body = R::Response::decode(answer, version).map_err(|reason| garbled(reason.to_string()))?;
         if answer.has_remaining() {
@@ -186,18 +191,80 @@ pub(crate) fn api_name(key: i16) -> &'static str {
         };
     }
     names!(
-        Produce, Fetch, ListOffsets, Metadata, OffsetCommit, OffsetFetch, FindCoordinator, JoinGroup, Heartbeat, LeaveGroup,
-        SyncGroup, DescribeGroups, ListGroups, SaslHandshake, ApiVersions, CreateTopics, DeleteTopics, DeleteRecords,
-        InitProducerId, OffsetForLeaderEpoch, AddPartitionsToTxn, AddOffsetsToTxn, EndTxn, WriteTxnMarkers,
-        TxnOffsetCommit, DescribeAcls, CreateAcls, DeleteAcls, DescribeConfigs, AlterConfigs, AlterReplicaLogDirs,
-        DescribeLogDirs, SaslAuthenticate, CreatePartitions, CreateDelegationToken, RenewDelegationToken,
-        ExpireDelegationToken, DescribeDelegationToken, DeleteGroups, ElectLeaders, IncrementalAlterConfigs,
-        AlterPartitionReassignments, ListPartitionReassignments, OffsetDelete, DescribeClientQuotas, AlterClientQuotas,
-        DescribeUserScramCredentials, AlterUserScramCredentials, DescribeQuorum, UpdateFeatures, DescribeCluster,
-        DescribeProducers, UnregisterBroker, DescribeTransactions, ListTransactions, ConsumerGroupHeartbeat,
-        ConsumerGroupDescribe, GetTelemetrySubscriptions, PushTelemetry, ListConfigResources, DescribeTopicPartitions,
-        ShareGroupHeartbeat, ShareGroupDescribe, ShareFetch, ShareAcknowledge, AddRaftVoter, RemoveRaftVoter,
-        InitializeShareGroupState, ReadShareGroupState, WriteShareGroupState, DeleteShareGroupState,
-        ReadShareGroupStateSummary, DescribeShareGroupOffsets, AlterShareGroupOffsets, DeleteShareGroupOffsets,
+        Produce,
+        Fetch,
+        ListOffsets,
+        Metadata,
+        OffsetCommit,
+        OffsetFetch,
+        FindCoordinator,
+        JoinGroup,
+        Heartbeat,
+        LeaveGroup,
+        SyncGroup,
+        DescribeGroups,
+        ListGroups,
+        SaslHandshake,
+        ApiVersions,
+        CreateTopics,
+        DeleteTopics,
+        DeleteRecords,
+        InitProducerId,
+        OffsetForLeaderEpoch,
+        AddPartitionsToTxn,
+        AddOffsetsToTxn,
+        EndTxn,
+        WriteTxnMarkers,
+        TxnOffsetCommit,
+        DescribeAcls,
+        CreateAcls,
+        DeleteAcls,
+        DescribeConfigs,
+        AlterConfigs,
+        AlterReplicaLogDirs,
+        DescribeLogDirs,
+        SaslAuthenticate,
+        CreatePartitions,
+        CreateDelegationToken,
+        RenewDelegationToken,
+        ExpireDelegationToken,
+        DescribeDelegationToken,
+        DeleteGroups,
+        ElectLeaders,
+        IncrementalAlterConfigs,
+        AlterPartitionReassignments,
+        ListPartitionReassignments,
+        OffsetDelete,
+        DescribeClientQuotas,
+        AlterClientQuotas,
+        DescribeUserScramCredentials,
+        AlterUserScramCredentials,
+        DescribeQuorum,
+        UpdateFeatures,
+        DescribeCluster,
+        DescribeProducers,
+        UnregisterBroker,
+        DescribeTransactions,
+        ListTransactions,
+        ConsumerGroupHeartbeat,
+        ConsumerGroupDescribe,
+        GetTelemetrySubscriptions,
+        PushTelemetry,
+        ListConfigResources,
+        DescribeTopicPartitions,
+        ShareGroupHeartbeat,
+        ShareGroupDescribe,
+        ShareFetch,
+        ShareAcknowledge,
+        AddRaftVoter,
+        RemoveRaftVoter,
+        InitializeShareGroupState,
+        ReadShareGroupState,
+        WriteShareGroupState,
+        DeleteShareGroupState,
+        ReadShareGroupStateSummary,
+        DescribeShareGroupOffsets,
+        AlterShareGroupOffsets,
+        DeleteShareGroupOffsets,
     )
 }

@@ -14,7 +14,10 @@ pub(crate) enum ClientError {
     Connect { address: String, source: io::Error },
     #[error("{address} closed the connection or did not answer {api}: {source}{}", slow(source))]
     Broken { address: String, api: &'static str, source: io::Error },
-    #[error("{address} announced an answer of {bytes} bytes to {api}; at most {} are read. Does it speak the Kafka protocol?", super::RESPONSE_BYTES_MAX)]
+    #[error(
+        "{address} announced an answer of {bytes} bytes to {api}; at most {} are read. Does it speak the Kafka protocol?",
+        super::RESPONSE_BYTES_MAX
+    )]
     TooLong { address: String, api: &'static str, bytes: u64 },
     #[error("{address} gave an answer to {api} that cannot be read: {reason}")]
     Garbled { address: String, api: &'static str, reason: String },
@@ -22,8 +25,10 @@ pub(crate) enum ClientError {
     Unsupported { address: String, api: &'static str, offered: String, needed: String },
     #[error("broker {broker} is not among the brokers of the cluster; its partitions are offline for now")]
     NoSuchBroker { broker: i32 },
-    #[error("broker {broker} says that clients reach it at {address}, which does not work from here: {source}\nset its --advertise HOST:PORT (advertised.listeners) to an address that works")]
-    Advertised { broker: i32, address: String, source: Box<ClientError> },
+    #[error(
+        "broker {broker} says that clients reach it at {address}, which does not work from here: {source}\nset its --advertise HOST:PORT (advertised.listeners) to an address that works"
+    )]
+    Advertised { broker: i32, address: String, source: Box<Self> },
     #[error("{what}: {}", describe(*error, message.as_deref()))]
     Refused { what: String, error: ResponseError, message: Option<String> },
     #[error("{what}: the broker left it out of its answer")]

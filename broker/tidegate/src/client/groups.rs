@@ -91,7 +91,11 @@ impl Cluster {
                 Err(error)
                     if matches!(
                         error.code(),
-                        Some(ResponseError::GroupIdNotFound | ResponseError::UnsupportedVersion | ResponseError::InvalidGroupId)
+                        Some(
+                            ResponseError::GroupIdNotFound
+                                | ResponseError::UnsupportedVersion
+                                | ResponseError::InvalidGroupId
+                        )
                     ) => {}
                 result => return result,
             }
@@ -177,14 +181,21 @@ impl Cluster {
             };
             let what = || format!("what group {name:?} committed");
             if connection.version::<OffsetFetchRequest>()? >= 8 {
-                let group =
-                    OffsetFetchRequestGroup::default().with_group_id(group_id(name)).with_member_epoch(-1).with_topics(None);
+                let group = OffsetFetchRequestGroup::default()
+                    .with_group_id(group_id(name))
+                    .with_member_epoch(-1)
+                    .with_topics(None);
                 let answer = connection.call(&OffsetFetchRequest::default().with_groups(vec![group]))?;
                 for group in answer.groups {
                     check(what(), group.error_code, None)?;
                     for topic in group.topics {
                         for partition in topic.partitions {
-                            keep(&topic.name, partition.partition_index, partition.committed_offset, partition.error_code)?;
+                            keep(
+                                &topic.name,
+                                partition.partition_index,
+                                partition.committed_offset,
+                                partition.error_code,
+                            )?;
                         }
                     }
                 }
@@ -228,7 +239,10 @@ impl Cluster {
             for topic in answer.topics {
                 for partition in topic.partitions {
                     let index = partition.partition_index;
-                    let what = format!("cannot set the offset of group {name:?} in topic {:?}, partition {index}", topic.name.as_str());
+                    let what = format!(
+                        "cannot set the offset of group {name:?} in topic {:?}, partition {index}",
+                        topic.name.as_str()
+                    );
                     check(what, partition.error_code, None)?;
                 }
             }
@@ -241,7 +255,8 @@ impl Cluster {
         patiently(|| {
             let answer = self.coordinator(name)?.1.call(&request)?;
             let what = format!("cannot delete group {name:?}");
-            let result = answer.results.into_iter().next().ok_or_else(|| ClientError::Missing { what: what.clone() })?;
+            let result =
+                answer.results.into_iter().next().ok_or_else(|| ClientError::Missing { what: what.clone() })?;
             check(what, result.error_code, None)
         })
     }

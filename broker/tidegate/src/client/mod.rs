@@ -20,8 +20,8 @@ use kafka_protocol::{
     protocol::{Request, VersionRange},
 };
 
-pub(crate) use connection::api_name;
 use connection::Connection;
+pub(crate) use connection::api_name;
 use error::{ClientError, check};
 
 /// How large an answer may be. Kafka's own limit for requests, `socket.request.max.bytes`.
@@ -42,7 +42,11 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn address(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -109,7 +113,10 @@ impl Cluster {
             .into_iter()
             .map(|broker| {
                 let rack = broker.rack.map(|rack| rack.to_string());
-                (broker.node_id.0, Broker { id: broker.node_id.0, host: broker.host.to_string(), port: broker.port, rack })
+                (
+                    broker.node_id.0,
+                    Broker { id: broker.node_id.0, host: broker.host.to_string(), port: broker.port, rack },
+                )
             })
             .collect();
         Ok(())
@@ -134,8 +141,11 @@ impl Cluster {
             Entry::Vacant(free) => {
                 let broker = self.brokers.get(&id).ok_or(ClientError::NoSuchBroker { broker: id })?;
                 let address = broker.address();
-                let connection = Connection::open(&address)
-                    .map_err(|source| ClientError::Advertised { broker: id, address, source: Box::new(source) })?;
+                let connection = Connection::open(&address).map_err(|source| ClientError::Advertised {
+                    broker: id,
+                    address,
+                    source: Box::new(source),
+                })?;
                 Ok(free.insert(connection))
             }
         }

@@ -71,7 +71,8 @@ impl Cluster {
                 leaders.insert(name, topic.partitions.iter().map(|found| (found.partition, found.leader)).collect());
             }
             let leader = leaders.get(name.as_str()).and_then(|found| found.get(partition));
-            let leader = leader.ok_or_else(|| ClientError::Missing { what: format!("topic {name:?}, partition {partition}") })?;
+            let leader = leader
+                .ok_or_else(|| ClientError::Missing { what: format!("topic {name:?}, partition {partition}") })?;
             let asked = ListOffsetsPartition::default()
                 .with_partition_index(*partition)
                 .with_current_leader_epoch(-1)
@@ -82,14 +83,20 @@ impl Cluster {
         for (leader, topics) in by_leader {
             let topics = topics
                 .into_iter()
-                .map(|(name, partitions)| ListOffsetsTopic::default().with_name(topic_name(&name)).with_partitions(partitions))
+                .map(|(name, partitions)| {
+                    ListOffsetsTopic::default().with_name(topic_name(&name)).with_partitions(partitions)
+                })
                 .collect();
             let request = ListOffsetsRequest::default().with_replica_id((-1).into()).with_topics(topics);
             let answer = self.broker(leader)?.call(&request)?;
             for topic in answer.topics {
                 for partition in topic.partitions {
                     let index = partition.partition_index;
-                    check(format!("the offsets of topic {:?}, partition {index}", topic.name.as_str()), partition.error_code, None)?;
+                    check(
+                        format!("the offsets of topic {:?}, partition {index}", topic.name.as_str()),
+                        partition.error_code,
+                        None,
+                    )?;
                     offsets.insert((topic.name.to_string(), index), Offset(partition.offset));
                 }
             }

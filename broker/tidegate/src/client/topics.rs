@@ -113,7 +113,9 @@ impl Cluster {
                     .map(|partition| {
                         let what = || format!("topic {name:?}, partition {}", partition.partition_index);
                         // A replica that is missing is news to be shown; a leader that is still being chosen is worth asking again.
-                        if partition.error_code == ResponseError::LeaderNotAvailable.code() && partition.replica_nodes.is_empty() {
+                        if partition.error_code == ResponseError::LeaderNotAvailable.code()
+                            && partition.replica_nodes.is_empty()
+                        {
                             check(what(), partition.error_code, None)?;
                         }
                         Ok(Partition {
@@ -174,7 +176,8 @@ impl Cluster {
 
     /// Gives a topic `count` partitions in all.
     pub(crate) fn set_partition_count(&mut self, name: &str, count: i32, change: Change) -> Result<(), ClientError> {
-        let topic = CreatePartitionsTopic::default().with_name(topic_name(name)).with_count(count).with_assignments(None);
+        let topic =
+            CreatePartitionsTopic::default().with_name(topic_name(name)).with_count(count).with_assignments(None);
         let request = CreatePartitionsRequest::default()
             .with_topics(vec![topic])
             .with_timeout_ms(CHANGE_TIMEOUT_MS)

@@ -99,7 +99,10 @@ impl ConsumeArgs {
         let format = RecordFormat::parse(&self.format, self.key_separator.clone().map(|separator| separator.0))
             .map_err(|error| Usage(error.to_string()))?;
         if self.key_separator.is_some() && !matches!(format, RecordFormat::Text { .. }) {
-            return Err(Usage("--key-separator is for --format text; a pattern says itself where the key goes: '%k:%v\\n'".to_owned()).into());
+            return Err(Usage(
+                "--key-separator is for --format text; a pattern says itself where the key goes: '%k:%v\\n'".to_owned(),
+            )
+            .into());
         }
         if self.exit_at_end && self.group.is_some() && self.topics.len() > 1 {
             return Err(Usage("with --group, --exit-at-end takes one topic".to_owned()).into());
@@ -236,7 +239,9 @@ impl ConsumeArgs {
                         break;
                     }
                 }
-                Some(Err(error)) if librdkafka::is_passing(&error) => reader.consumer.context().warn(&error.to_string()),
+                Some(Err(error)) if librdkafka::is_passing(&error) => {
+                    reader.consumer.context().warn(&error.to_string())
+                }
                 Some(Err(error)) => return Err(anyhow::Error::new(error).context("cannot read on")),
             }
         }
@@ -272,7 +277,8 @@ impl Seen {
                 // The offset to store is the last one read; the next one is what gets committed.
                 match consumer.store_offset(&topic, partition, offset.0 - 1) {
                     // The partition went to another member meanwhile, which reads these records again.
-                    Ok(()) | Err(KafkaError::StoreOffset(RDKafkaErrorCode::State | RDKafkaErrorCode::UnknownPartition)) => {}
+                    Ok(())
+                    | Err(KafkaError::StoreOffset(RDKafkaErrorCode::State | RDKafkaErrorCode::UnknownPartition)) => {}
                     Err(error) => return Err(error.into()),
                 }
             }

@@ -70,7 +70,10 @@ impl DemoArgs {
         let demo = Demo::start(&self.data_dir, out)?;
 
         say(out, "3. Deploying the plugin into the running broker")?;
-        demo.tidegate(out, &["plugin", "deploy", "topic-patterns", &built.path.display().to_string(), "--admin", &demo.admin.clone()])?;
+        demo.tidegate(
+            out,
+            &["plugin", "deploy", "topic-patterns", &built.path.display().to_string(), "--admin", &demo.admin.clone()],
+        )?;
 
         say(out, "4. Creating the topics, and attaching the router to the one that the log is sent to")?;
         let mut topics: Vec<&str> = BINDINGS.iter().map(|(topic, _)| *topic).chain([OTHERS]).collect();
@@ -84,11 +87,19 @@ impl DemoArgs {
         let config = serde_json::json!({"source": {"key": true}, "bindings": bindings, "unmatched": {"topic": OTHERS}});
         demo.tidegate(out, &["topic", "create", "access-log", "--partitions", "4"])?;
         let router = format!("tidegate.router.config={config}");
-        demo.tidegate(out, &["topic", "alter", "access-log", "--config", "tidegate.router=topic-patterns", "--config", &router])?;
+        demo.tidegate(
+            out,
+            &["topic", "alter", "access-log", "--config", "tidegate.router=topic-patterns", "--config", &router],
+        )?;
 
         say(out, "5. Sending a real web server's access log, a line a record, to access-log")?;
         let records: Vec<String> = lines.lines().filter_map(record).collect();
-        writeln!(out, "   examples/access-log/access.log: {} lines; the first record's key is {}", records.len(), records[0].split('\t').next().unwrap_or_default())?;
+        writeln!(
+            out,
+            "   examples/access-log/access.log: {} lines; the first record's key is {}",
+            records.len(),
+            records[0].split('\t').next().unwrap_or_default()
+        )?;
         demo.send(out, &records)?;
 
         say(out, "6. What the router made of it")?;
@@ -143,7 +154,10 @@ fn record(line: &str) -> Option<String> {
     let (method, path) = (words.next()?, words.next().unwrap_or("/"));
     let status = after.split_whitespace().next()?.get(..1)?;
     let word = |text: &str| -> String {
-        text.chars().map(|letter| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' }).take(40).collect()
+        text.chars()
+            .map(|letter| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' })
+            .take(40)
+            .collect()
     };
     let first = path.trim_start_matches('/').split(['/', '?']).next().filter(|part| !part.is_empty()).unwrap_or("root");
     Some(format!("{status}xx.{}.{}\t{line}", word(method), word(first)))
@@ -194,8 +208,10 @@ impl Demo {
 
     /// Prints a command, and runs it.
     fn tidegate(&self, out: &mut dyn Write, arguments: &[&str]) -> anyhow::Result<()> {
-        let quoted: Vec<String> =
-            arguments.iter().map(|text| if text.contains(['{', ' ', '*', '#']) { format!("'{text}'") } else { (*text).to_owned() }).collect();
+        let quoted: Vec<String> = arguments
+            .iter()
+            .map(|text| if text.contains(['{', ' ', '*', '#']) { format!("'{text}'") } else { (*text).to_owned() })
+            .collect();
         writeln!(out, "   $ tidegate {}", quoted.join(" "))?;
         out.flush()?;
         let output = self.command(arguments).stdin(Stdio::null()).output()?;
@@ -233,10 +249,15 @@ impl Demo {
             total += records;
             let patterns: Vec<&str> =
                 BINDINGS.iter().filter(|(to, _)| to == topic).map(|(_, pattern)| *pattern).collect();
-            let patterns = if patterns.is_empty() { "what nothing else matched".to_owned() } else { patterns.join("  ") };
+            let patterns =
+                if patterns.is_empty() { "what nothing else matched".to_owned() } else { patterns.join("  ") };
             writeln!(out, "   {topic:<20} {records:>8}   {patterns}")?;
         }
-        writeln!(out, "   {:<20} {total:>8}   from {sent} lines: a record goes to every topic that it matches", "together")?;
+        writeln!(
+            out,
+            "   {:<20} {total:>8}   from {sent} lines: a record goes to every topic that it matches",
+            "together"
+        )?;
         ensure!(total >= sent as i64, "{sent} lines were sent, and only {total} records arrived");
         Ok(())
     }

@@ -120,7 +120,8 @@ struct GroupOffset {
 impl Describe {
     fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let mut cluster = self.bootstrap.connect()?;
-        let described = self.groups.iter().map(|name| describe(&mut cluster, name)).collect::<anyhow::Result<Vec<_>>>()?;
+        let described =
+            self.groups.iter().map(|name| describe(&mut cluster, name)).collect::<anyhow::Result<Vec<_>>>()?;
         if self.json.json {
             return output::json(out, &described);
         }
@@ -165,7 +166,10 @@ fn describe(cluster: &mut Cluster, name: &str) -> anyhow::Result<DescribedGroup>
 }
 
 /// The log end offsets of those partitions that (still) exist and have a leader.
-fn ends(cluster: &mut Cluster, partitions: &BTreeSet<TopicPartition>) -> anyhow::Result<BTreeMap<TopicPartition, Offset>> {
+fn ends(
+    cluster: &mut Cluster,
+    partitions: &BTreeSet<TopicPartition>,
+) -> anyhow::Result<BTreeMap<TopicPartition, Offset>> {
     let topics: BTreeSet<&str> = partitions.iter().map(|(topic, _)| topic.as_str()).collect();
     let mut led: Vec<TopicPartition> = Vec::new();
     for name in topics {
@@ -339,7 +343,10 @@ impl ResetOffsets {
         };
         if members > 0 {
             let members = output::count(members as u64, "active member");
-            anyhow::bail!("group {:?} has {members}: stop its consumers first, or they would go on where they are", self.group);
+            anyhow::bail!(
+                "group {:?} has {members}: stop its consumers first, or they would go on where they are",
+                self.group
+            );
         }
         let committed = cluster.committed(&self.group)?;
         let partitions = self.partitions(&mut cluster, &committed)?;
@@ -393,7 +400,12 @@ impl ResetOffsets {
             let topic = cluster.topic(&selection.topic, Absent::Error)?;
             let known: BTreeSet<i32> = topic.partitions.iter().map(|partition| partition.partition).collect();
             if let Some(wrong) = selection.partitions.difference(&known).next() {
-                return Err(Usage(format!("topic {:?} has no partition {wrong}: it has {}", selection.topic, known.len())).into());
+                return Err(Usage(format!(
+                    "topic {:?} has no partition {wrong}: it has {}",
+                    selection.topic,
+                    known.len()
+                ))
+                .into());
             }
             let chosen = if selection.partitions.is_empty() { known } else { selection.partitions.clone() };
             partitions.extend(chosen.into_iter().map(|index| (selection.topic.clone(), index)));
@@ -426,7 +438,11 @@ impl Target {
                 (Some(offset), _) => offset,
                 (None, Some(count)) => match committed.get(&partition) {
                     Some(offset) => offset.0.saturating_add(count),
-                    None => anyhow::bail!("nothing is committed for topic {:?}, partition {}, to shift from", partition.0, partition.1),
+                    None => anyhow::bail!(
+                        "nothing is committed for topic {:?}, partition {}, to shift from",
+                        partition.0,
+                        partition.1
+                    ),
                 },
                 (None, None) => unreachable!("clap requires one of the targets"),
             };

@@ -131,7 +131,11 @@ impl PluginArgs {
                 writeln!(out, "deployed {} version {}, a {}", plugin.name, plugin.version, plugin.world)?;
                 if plugin.topics.is_empty() {
                     let name = &plugin.name;
-                    writeln!(out, "attach it with: tidegate topic alter TOPIC --config tidegate.{}={name}", plugin.world)?;
+                    writeln!(
+                        out,
+                        "attach it with: tidegate topic alter TOPIC --config tidegate.{}={name}",
+                        plugin.world
+                    )?;
                 } else {
                     writeln!(out, "in use by {}", plugin.topics.join(", "))?;
                 }
@@ -216,7 +220,11 @@ impl Admin {
         if let Some(token) = self.token()? {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let hint = || format!("cannot reach the admin endpoint at {address}\nis a broker running there? name another with --admin HOST:PORT (or TIDEGATE_ADMIN)");
+        let hint = || {
+            format!(
+                "cannot reach the admin endpoint at {address}\nis a broker running there? name another with --admin HOST:PORT (or TIDEGATE_ADMIN)"
+            )
+        };
         let mut response = match body {
             Some(body) => agent.run(request.body(body).context("the request cannot be made")?),
             None => agent.run(request.body(()).context("the request cannot be made")?),
@@ -230,7 +238,8 @@ impl Admin {
             anyhow::bail!("{reason} (HTTP {}){advice}", status.as_u16());
         }
         let text = if text.is_empty() { "null" } else { &text };
-        serde_json::from_str(text).with_context(|| format!("{address} gave an answer that is none of a Tidegate broker"))
+        serde_json::from_str(text)
+            .with_context(|| format!("{address} gave an answer that is none of a Tidegate broker"))
     }
 
     fn token(&self) -> anyhow::Result<Option<String>> {

@@ -185,7 +185,8 @@ impl ProduceArgs {
         let length = file.metadata().map_or(0, |metadata| metadata.len());
         // Draws on standard error, and only where that is a terminal.
         let progress = if length == 0 || self.quiet { ProgressBar::hidden() } else { ProgressBar::new(length) };
-        progress.set_style(ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left")?);
+        progress
+            .set_style(ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left")?);
         Ok((Box::new(BufReader::with_capacity(1 << 16, progress.wrap_read(file))), progress))
     }
 
@@ -300,7 +301,10 @@ fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
 fn split_key<'a>(line: &'a [u8], separator: &[u8]) -> anyhow::Result<(Option<Vec<u8>>, &'a [u8])> {
     let found = line.windows(separator.len()).position(|window| window == separator);
     let found = found.with_context(|| {
-        format!("no separator {:?}; leave --key-separator out for records without keys", String::from_utf8_lossy(separator))
+        format!(
+            "no separator {:?}; leave --key-separator out for records without keys",
+            String::from_utf8_lossy(separator)
+        )
     })?;
     let (key, rest) = line.split_at(found);
     Ok((Some(key.to_vec()), &rest[separator.len()..]))
@@ -471,15 +475,13 @@ mod tests {
 
     #[test]
     fn headers_partition_and_timestamp_are_kept() {
-        let line = r#"{"value":"v","partition":2,"timestamp":5,"headers":[{"key":"a","value":"1"},{"key":"a","value":null}]}"#;
+        let line =
+            r#"{"value":"v","partition":2,"timestamp":5,"headers":[{"key":"a","value":"1"},{"key":"a","value":null}]}"#;
         let mut expected = record(None, Some("v"));
         expected.partition = Some(2);
         expected.timestamp = Some(5);
-        expected.headers = vec![
-            ("a".into(), Some(b"1".to_vec())),
-            ("a".into(), None),
-            ("b".into(), Some(b"2=3".to_vec())),
-        ];
+        expected.headers =
+            vec![("a".into(), Some(b"1".to_vec())), ("a".into(), None), ("b".into(), Some(b"2=3".to_vec()))];
         assert_eq!(draft(&["--format", "json", "-H", "b=2=3"], line), Ok(expected));
         assert_eq!(draft(&["--partition", "9"], "x").map(|draft| draft.partition), Ok(Some(9)));
     }

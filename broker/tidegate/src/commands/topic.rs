@@ -88,7 +88,11 @@ impl Create {
             match cluster.create_topic(&topic, change(self.validate_only)) {
                 Ok(_) if self.validate_only => writeln!(out, "topic {name} could be created")?,
                 Ok(Some(partitions)) => {
-                    writeln!(out, "created topic {name} with {}", output::count(partitions.unsigned_abs().into(), "partition"))?;
+                    writeln!(
+                        out,
+                        "created topic {name} with {}",
+                        output::count(partitions.unsigned_abs().into(), "partition")
+                    )?;
                 }
                 Ok(None) => writeln!(out, "created topic {name}")?,
                 Err(error) if self.if_not_exists && error.code() == Some(ResponseError::TopicAlreadyExists) => {

@@ -125,7 +125,8 @@ impl Broker {
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         use std::io::Write as _;
         let mut stream = TcpStream::connect(&self.admin).expect("the admin endpoint accepts connections");
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: tidegate\r\nconnection: close\r\n\r\n").expect("the request is sent");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: tidegate\r\nconnection: close\r\n\r\n")
+            .expect("the request is sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("there is an answer");
         let status = answer.split_whitespace().nth(1).and_then(|code| code.parse().ok()).expect("a status line");

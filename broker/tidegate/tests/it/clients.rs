@@ -30,7 +30,8 @@ fn available(programs: &[&str]) -> bool {
     let missing: Vec<_> = programs
         .iter()
         .filter(|program| {
-            let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status();
+            let found =
+                Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status();
             !found.is_ok_and(|status| status.success())
         })
         .collect();
@@ -98,7 +99,8 @@ impl Java {
     fn tool_with_input(&self, class: &str, arguments: &[&str], input: &str) {
         use std::io::Write as _;
         let mut command = self.command(&format!("org.apache.kafka.tools.{class}"), arguments);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("java runs");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("java runs");
         child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("the input is taken");
         let output = child.wait_with_output().expect("it ends");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -109,7 +111,10 @@ impl Java {
 fn apache_kafkas_own_tools() {
     let broker = Broker::start();
     let Some(java) = Java::new(&broker) else { return };
-    java.tool("TopicCommand", &["--create", "--topic", "orders", "--partitions", "3", "--config", "retention.ms=86400000"]);
+    java.tool(
+        "TopicCommand",
+        &["--create", "--topic", "orders", "--partitions", "3", "--config", "retention.ms=86400000"],
+    );
     let described = java.tool("TopicCommand", &["--describe", "--topic", "orders"]);
     assert!(described.contains("PartitionCount: 3") && described.contains("retention.ms=86400000"), "{described}");
     java.tool("TopicCommand", &["--alter", "--topic", "orders", "--partitions", "4"]);
@@ -119,7 +124,17 @@ fn apache_kafkas_own_tools() {
     java.tool_with_input("ConsoleProducer", &[&["--topic", "orders"][..], &properties].concat(), &lines);
     let consumed = java.tool(
         "consumer.ConsoleConsumer",
-        &["--topic", "orders", "--group", "readers", "--from-beginning", "--max-messages", "200", "--timeout-ms", "60000"],
+        &[
+            "--topic",
+            "orders",
+            "--group",
+            "readers",
+            "--from-beginning",
+            "--max-messages",
+            "200",
+            "--timeout-ms",
+            "60000",
+        ],
     );
     let mut values: Vec<&str> = consumed.lines().collect();
     values.sort_unstable();
@@ -136,16 +151,25 @@ fn apache_kafkas_own_tools() {
     let stored = java.tool(
         "consumer.ConsoleConsumer",
         &[
-            "--topic", "__consumer_offsets", "--from-beginning", "--timeout-ms", "5000",
-            "--formatter", "org.apache.kafka.tools.consumer.OffsetsMessageFormatter",
+            "--topic",
+            "__consumer_offsets",
+            "--from-beginning",
+            "--timeout-ms",
+            "5000",
+            "--formatter",
+            "org.apache.kafka.tools.consumer.OffsetsMessageFormatter",
         ],
     );
     assert!(stored.contains("readers") && stored.contains("orders"), "{stored}");
 
-    let configs = java.command("kafka.admin.ConfigCommand", &["--alter", "--entity-type", "topics", "--entity-name", "orders", "--add-config", "segment.bytes=1048576"]);
+    let configs = java.command(
+        "kafka.admin.ConfigCommand",
+        &["--alter", "--entity-type", "topics", "--entity-name", "orders", "--add-config", "segment.bytes=1048576"],
+    );
     let mut configs = configs;
     run(&mut configs);
-    let mut shown = java.command("kafka.admin.ConfigCommand", &["--describe", "--entity-type", "topics", "--entity-name", "orders"]);
+    let mut shown = java
+        .command("kafka.admin.ConfigCommand", &["--describe", "--entity-type", "topics", "--entity-name", "orders"]);
     assert!(text(&run(&mut shown)).contains("segment.bytes=1048576"));
     let directories = java.tool("LogDirsCommand", &["--describe", "--topic-list", "orders"]);
     assert!(directories.contains("\"partition\":\"orders-0\""), "{directories}");
@@ -166,7 +190,10 @@ fn the_java_client_with_both_group_protocols_and_its_performance_tools() {
     let mut program = Command::new("java");
     program.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m"]);
     program.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp"]);
-    program.arg(format!("{}/*", java.libraries.display())).arg(sources("java").join("RoundTrip.java")).arg(&broker.kafka);
+    program
+        .arg(format!("{}/*", java.libraries.display()))
+        .arg(sources("java").join("RoundTrip.java"))
+        .arg(&broker.kafka);
     let output = text(&run(&mut program));
     for line in ["idempotent ok", "classic group ok", "consumer group ok", "admin ok"] {
         assert!(output.contains(line), "{line} in {output}");

@@ -134,7 +134,8 @@ fn another_number_of_shards_moves_partitions_without_loss() {
             .expect("a producer");
         for _ in 0..2_000 {
             let value = sent.to_string();
-            let record = BaseRecord::<(), str>::to("moved").partition((sent % PARTITIONS as u64) as i32).payload(&value);
+            let record =
+                BaseRecord::<(), str>::to("moved").partition((sent % PARTITIONS as u64) as i32).payload(&value);
             producer.send(record).map_err(|(error, _)| error).expect("queued");
             sent += 1;
         }

@@ -119,7 +119,8 @@ fn random_bodies_never_harm_the_broker() {
 #[test]
 fn a_version_that_is_not_implemented_closes_the_connection() {
     let broker = Broker::start();
-    for (api, version) in [(ApiKey::Produce, 2_i16), (ApiKey::Produce, 12), (ApiKey::Fetch, 3), (ApiKey::Metadata, 99)] {
+    for (api, version) in [(ApiKey::Produce, 2_i16), (ApiKey::Produce, 12), (ApiKey::Fetch, 3), (ApiKey::Metadata, 99)]
+    {
         let mut raw = Raw::new(broker.connect());
         let mut frame = BytesMut::new();
         frame.put_i16(api as i16);
@@ -175,7 +176,7 @@ fn bad_batches_are_refused_with_their_code() {
     assert_eq!(produce(&mut raw, "t", mended(overlapping)).0, 87);
     assert_eq!(produce(&mut raw, "t", good).0, 0, "a good batch still goes");
     assert_eq!(produce(&mut raw, "not..there", good_batch()).0, 3);
-    assert_eq!(produce(&mut raw, "__consumer_offsets", good_batch()).0 != 0, true, "the broker's own topic");
+    assert_ne!(produce(&mut raw, "__consumer_offsets", good_batch()).0, 0, "the broker's own topic");
 }
 
 #[test]
@@ -231,7 +232,8 @@ fn a_slow_reader_and_silent_connections_do_not_hold_up_others() {
     // Asks for much again and again, and never reads.
     let mut slow = Raw::new(broker.connect());
     for _ in 0..200 {
-        let partition = kafka_protocol::messages::fetch_request::FetchPartition::default().with_partition_max_bytes(20 << 20);
+        let partition =
+            kafka_protocol::messages::fetch_request::FetchPartition::default().with_partition_max_bytes(20 << 20);
         let topic = kafka_protocol::messages::fetch_request::FetchTopic::default()
             .with_topic(TopicName(StrBytes::from_static_str("t")))
             .with_partitions(vec![partition]);
@@ -312,11 +314,13 @@ fn damage_takes_its_partition_offline_and_no_other() {
     let mut raw = Raw::new(broker.connect());
     assert_eq!(produce(&mut raw, "well", good_batch()).0, 0, "the others serve");
     let fetch = |raw: &mut Raw, topic: &'static str| {
-        let partition = kafka_protocol::messages::fetch_request::FetchPartition::default().with_partition_max_bytes(1 << 20);
+        let partition =
+            kafka_protocol::messages::fetch_request::FetchPartition::default().with_partition_max_bytes(1 << 20);
         let topic = kafka_protocol::messages::fetch_request::FetchTopic::default()
             .with_topic(TopicName(StrBytes::from_static_str(topic)))
             .with_partitions(vec![partition]);
-        let request = kafka_protocol::messages::FetchRequest::default().with_max_bytes(1 << 20).with_topics(vec![topic]);
+        let request =
+            kafka_protocol::messages::FetchRequest::default().with_max_bytes(1 << 20).with_topics(vec![topic]);
         let answer: kafka_protocol::messages::FetchResponse = raw.call(ApiKey::Fetch, 11, &request);
         answer.responses[0].partitions[0].error_code
     };

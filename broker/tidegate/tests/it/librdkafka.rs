@@ -43,8 +43,11 @@ fn create_topic(broker: &Broker, name: &str, partitions: i32, configs: &[(&str, 
     }
 }
 
+/// An offset and a value.
+type Found = (i64, Option<Vec<u8>>);
+
 /// Reads partitions from the start until `count` records are there.
-fn read(broker: &Broker, topic: &str, partitions: i32, count: usize) -> BTreeMap<i32, Vec<(i64, Option<Vec<u8>>)>> {
+fn read(broker: &Broker, topic: &str, partitions: i32, count: usize) -> BTreeMap<i32, Vec<Found>> {
     let consumer: BaseConsumer =
         client(broker).set("group.id", "unused").set("enable.auto.commit", "false").create().expect("a consumer");
     let mut list = TopicPartitionList::new();
@@ -79,7 +82,8 @@ fn records_come_back_with_everything_in_every_codec_and_acks() {
                 .map(|n| {
                     let value = format!("{codec} {acks} {idempotent} {n} {}", "x".repeat(200));
                     let headers = OwnedHeaders::new().insert(Header { key: "h", value: Some("1") });
-                    let record = FutureRecord::to("codecs").key("k").payload(&value).timestamp(now + n).headers(headers);
+                    let record =
+                        FutureRecord::to("codecs").key("k").payload(&value).timestamp(now + n).headers(headers);
                     let delivery = producer.send_result(record).expect("queued");
                     sent.push(value);
                     delivery
@@ -110,7 +114,10 @@ fn acks_0_arrives_as_well() {
     create_topic(&broker, "fire", 1, &[]);
     let producer: ThreadedProducer<_> = client(&broker).set("acks", "0").create().expect("a producer");
     for n in 0..100 {
-        producer.send(BaseRecord::<(), str>::to("fire").payload(&n.to_string())).map_err(|(error, _)| error).expect("queued");
+        producer
+            .send(BaseRecord::<(), str>::to("fire").payload(&n.to_string()))
+            .map_err(|(error, _)| error)
+            .expect("queued");
     }
     producer.flush(WAIT).expect("flushed");
     assert_eq!(read(&broker, "fire", 1, 100)[&0].len(), 100);
@@ -236,13 +243,17 @@ fn topics_are_administered() {
     let refused = block_on(admin.create_topics([&wrong], &options)).expect("the request goes through");
     assert!(refused[0].is_err(), "a bad value is refused");
     let many = NewTopic::new("many", 1, TopicReplication::Fixed(3));
-    assert!(block_on(admin.create_topics([&many], &options)).expect("an answer")[0].is_err(), "three replicas on one broker");
+    assert!(
+        block_on(admin.create_topics([&many], &options)).expect("an answer")[0].is_err(),
+        "three replicas on one broker"
+    );
 
     let more = NewPartitions::new("managed", 5);
     block_on(admin.create_partitions([&more], &options)).expect("an answer")[0].as_ref().expect("more partitions");
     let alter = AlterConfig::new(ResourceSpecifier::Topic("managed")).set("cleanup.policy", "compact,delete");
     block_on(admin.alter_configs([&alter], &options)).expect("an answer")[0].as_ref().expect("altered");
-    let described = block_on(admin.describe_configs([&ResourceSpecifier::Topic("managed")], &options)).expect("an answer");
+    let described =
+        block_on(admin.describe_configs([&ResourceSpecifier::Topic("managed")], &options)).expect("an answer");
     let described = described[0].as_ref().expect("described");
     let value = |name: &str| described.get(name).and_then(|entry| entry.value.clone());
     assert_eq!(value("cleanup.policy").as_deref(), Some("compact,delete"));

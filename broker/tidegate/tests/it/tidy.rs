@@ -53,7 +53,9 @@ fn crates_use_only_what_is_below_them() {
         let Some(may) = allowed.get(name) else { continue };
         seen.insert(name.to_owned());
         for dependency in package["dependencies"].as_array().expect("dependencies") {
-            let Some(ours) = dependency["name"].as_str().and_then(|name| name.strip_prefix("tidegate-")) else { continue };
+            let Some(ours) = dependency["name"].as_str().and_then(|name| name.strip_prefix("tidegate-")) else {
+                continue;
+            };
             let for_tests = dependency["kind"] == "dev";
             assert!(for_tests || may.contains(&ours), "{name} may not use {ours}");
         }
@@ -109,7 +111,11 @@ fn a_released_interface_is_never_edited() {
         let (sum, file) = line.split_once("  ").expect("sum, two spaces, file");
         let output = Command::new("sha256sum").arg(folder.join(file)).output().expect("sha256sum runs");
         let now = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(now.split_whitespace().next(), Some(sum), "{file} has changed: released files stay, make a new folder");
+        assert_eq!(
+            now.split_whitespace().next(),
+            Some(sum),
+            "{file} has changed: released files stay, make a new folder"
+        );
         named.insert(file.to_owned());
     }
     for entry in std::fs::read_dir(&folder).expect("the folder").flatten() {

@@ -4,8 +4,8 @@ use bytes::{Buf as _, BufMut as _, BytesMut};
 use kafka_protocol::{
     messages::{
         ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-        DescribeConfigsRequest, DescribeConfigsResponse, DescribeLogDirsRequest, DescribeLogDirsResponse,
-        FetchRequest, FetchResponse, MetadataRequest, MetadataResponse, TopicName,
+        DescribeConfigsRequest, DescribeConfigsResponse, DescribeLogDirsRequest, DescribeLogDirsResponse, FetchRequest,
+        FetchResponse, MetadataRequest, MetadataResponse, TopicName,
         create_topics_request::CreatableTopic,
         describe_configs_request::DescribeConfigsResource,
         fetch_request::{FetchPartition, FetchTopic},
@@ -51,7 +51,10 @@ fn an_unknown_version_of_api_versions_is_answered_in_a_v0_body_with_the_ranges()
         assert_eq!(answer.get_i32(), 1, "the correlation id, and no tagged fields");
         let body = ApiVersionsResponse::decode(&mut answer, 0).expect("a v0 body");
         assert_eq!(body.error_code, 35);
-        assert!(body.api_keys.iter().any(|key| key.api_key == 18 && key.max_version >= 3), "the range to ask again with");
+        assert!(
+            body.api_keys.iter().any(|key| key.api_key == 18 && key.max_version >= 3),
+            "the range to ask again with"
+        );
     }
 }
 
@@ -74,7 +77,21 @@ fn the_ranges_hold_what_old_librdkafka_looks_for() {
     };
     // Message format v2, zstd, lz4, groups: exact versions in every librdkafka up to 2.11.
     for (key, version) in [
-        (0, 0), (0, 3), (0, 7), (1, 4), (1, 10), (10, 0), (11, 0), (14, 0), (12, 0), (13, 0), (8, 2), (9, 1), (2, 1), (22, 0), (18, 0),
+        (0, 0),
+        (0, 3),
+        (0, 7),
+        (1, 4),
+        (1, 10),
+        (10, 0),
+        (11, 0),
+        (14, 0),
+        (12, 0),
+        (13, 0),
+        (8, 2),
+        (9, 1),
+        (2, 1),
+        (22, 0),
+        (18, 0),
     ] {
         assert!(range(key).contains(&version), "API {key} v{version}");
     }

@@ -25,8 +25,32 @@ fn matched(patterns: &[(&str, u32)], key: &str) -> Vec<u32> {
 #[test]
 fn keys_match_as_in_the_tests_of_rabbitmq() {
     let patterns = [
-        "a.b.c", "a.*.c", "a.#.b", "a.b.b.c", "#", "#.#", "#.b", "*.*", "a.*", "*.b.c", "a.#", "a.#.#", "b.b.c", "a.b.b",
-        "a.b", "b.c", "", "*.*.*", "vodka.martini", "a.b.c", "*.#", "#.*.#", "*.#.#", "#.#.#", "*", "#.b.#",
+        "a.b.c",
+        "a.*.c",
+        "a.#.b",
+        "a.b.b.c",
+        "#",
+        "#.#",
+        "#.b",
+        "*.*",
+        "a.*",
+        "*.b.c",
+        "a.#",
+        "a.#.#",
+        "b.b.c",
+        "a.b.b",
+        "a.b",
+        "b.c",
+        "",
+        "*.*.*",
+        "vodka.martini",
+        "a.b.c",
+        "*.#",
+        "#.*.#",
+        "*.#.#",
+        "#.#.#",
+        "*",
+        "#.b.#",
     ];
     let numbered: Vec<(&str, u32)> = patterns.into_iter().zip(1..).collect();
     let check = |key: &str, expected: &[u32]| assert_eq!(matched(&numbered, key), expected, "{key:?}");

@@ -438,7 +438,7 @@ impl ConsumerGroup {
             context.timers.cancel(&self.rebalance_timer(&id));
             self.emit(leaving.assignment_record(&self.id), &mut draft);
         } else {
-            self.fence(&[id.clone()], topics, context, &mut draft);
+            self.fence(std::slice::from_ref(&id), topics, context, &mut draft);
         }
         let answer = ConsumerHeartbeatAnswer {
             error: None,
@@ -479,7 +479,7 @@ impl ConsumerGroup {
             _ => true,
         });
         if is_due {
-            self.fence(&[member.clone()], topics, context, &mut draft);
+            self.fence(std::slice::from_ref(member), topics, context, &mut draft);
         }
         draft
     }

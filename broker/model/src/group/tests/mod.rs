@@ -24,6 +24,9 @@ pub(super) enum Disk {
     Full,
 }
 
+/// Records on their way to the log.
+type Held = (PersistToken, i32, Vec<(Bytes, Option<Bytes>)>);
+
 pub(super) struct Rig {
     pub(super) coordinator: GroupCoordinator,
     pub(super) config: GroupConfig,
@@ -31,7 +34,7 @@ pub(super) struct Rig {
     pub(super) disk: Disk,
     /// What is durable, in order.
     pub(super) log: Vec<(i32, Bytes, Option<Bytes>)>,
-    held: VecDeque<(PersistToken, i32, Vec<(Bytes, Option<Bytes>)>)>,
+    held: VecDeque<Held>,
     answers: BTreeMap<RequestToken, GroupAnswer>,
     tokens: u64,
 }

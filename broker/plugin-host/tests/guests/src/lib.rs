@@ -96,9 +96,7 @@ impl routing::Guest for Hostile {
             "twice" => routes(Routes::Uniform(to(vec![1, 2, 1]))),
             "ends-back" => routes(Routes::Many(FanOut { ends: (0..count).rev().collect(), to: to(vec![1; 9]) })),
             "ends-beyond" => routes(Routes::Many(FanOut { ends: vec![u32::MAX; count as usize], to: to(vec![1]) })),
-            "partitions-short" => {
-                routes(Routes::Uniform(Destinations { topics: vec![1, 2], partitions: vec![0] }))
-            }
+            "partitions-short" => routes(Routes::Uniform(Destinations { topics: vec![1, 2], partitions: vec![0] })),
             "answer-bomb" => routes(Routes::Uniform(to(vec![1; 1_000_000]))),
             "reject" => reject(count - 1, "I do not like it".to_owned()),
             "reject-beyond" => reject(count, "there is no such record".to_owned()),
@@ -163,10 +161,6 @@ fn misbehave(order: &str) {
         "fault" => {
             // SAFETY: not at all. The address is beyond the end of memory, which the sandbox has to notice.
             black_box(unsafe { std::ptr::read_volatile(0xffff_0000 as *const u64) });
-        }
-        "divide" => {
-            // Through a black box: the compiler would see the division by zero, and so would its check.
-            black_box(std::hint::black_box(1_u32).wrapping_div(0_u32.wrapping_add(black_box(0))));
         }
         _ => {}
     }
