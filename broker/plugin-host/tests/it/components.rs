@@ -74,21 +74,17 @@ fn what_is_no_plugin_is_refused_by_name() {
     );
     check(
         world(&format!("import i; import f: func(); {EXPORTS}")),
-        "the component imports f, a:b/i, which the broker does not provide",
+        "the component imports a:b/i, f, which the broker does not provide",
     );
 }
 
 #[test]
 fn wasi_is_refused_by_name() {
     let wit = format!(
-        "package wasi:cli@0.2.3 {{ interface environment {{ get-environment: func() -> list<string>; }} }}
-         package a:b {{ world p {{ import wasi:cli/environment@0.2.3; {EXPORTS} }} }}"
+        "package a:b; world p {{ import wasi:cli/environment@0.2.3; {EXPORTS} }}
+         package wasi:cli@0.2.3 {{ interface environment {{ get-environment: func() -> list<string>; }} }}"
     );
-    let mut resolve = Resolve::default();
-    resolve.push_dir(crate::repository().join("wit/since-0.1.0")).expect("the released interface");
-    let _ = &mut resolve;
-    let error = inspected(component(&format!("package a:c; {wit}").replace("package a:b {", "package a:b {")))
-        .expect_err("it has an environment");
+    let error = inspected(component(&wit)).expect_err("it has an environment");
     assert!(error.to_string().contains("wasi:cli/environment@0.2.3"), "{error}");
 }
 
@@ -139,7 +135,7 @@ fn no_prefix_of_a_component_is_one() {
 #[test]
 fn flipped_bytes_are_no_danger() {
     let whole = MURMUR2.component().bytes.clone();
-    for at in (0..whole.len()).step_by(61) {
+    for at in (0..whole.len()).step_by(1511) {
         let mut bytes = whole.to_vec();
         bytes[at] ^= 0x55;
         if let Ok(component) = inspect(&bytes.into(), COMPONENT_BYTES_MAX) {

@@ -8,6 +8,7 @@ mod clients;
 mod durability;
 mod faults;
 mod librdkafka;
+mod plugins;
 mod raw;
 mod serve;
 mod tidy;
