@@ -33,7 +33,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Address, Config},
+    config::{Address, Config, Kind, TopicRule},
     control::{
         admin::AdminOptions,
         controller::{Control, ControlError, ControlEvent, ControlOptions, EventSink, Readiness},
@@ -378,6 +378,18 @@ fn shard_settings(config: &Config, directory: &DataDirectory) -> ShardSettings {
     }
 }
 
+/// Kafka's word for what a setting takes (KIP-569).
+fn config_type(kind: &Kind) -> ConfigType {
+    match kind {
+        Kind::Boolean { .. } => ConfigType::Boolean,
+        Kind::Integer { .. } => ConfigType::Long,
+        Kind::Topic { rule: TopicRule::Integer { .. }, .. } => ConfigType::Long,
+        Kind::Topic { rule: TopicRule::Fraction, .. } => ConfigType::Double,
+        Kind::Topic { rule: TopicRule::ListOf(_), .. } => ConfigType::List,
+        _ => ConfigType::String,
+    }
+}
+
 /// The broker's settings as DescribeConfigs shows them.
 fn shown_settings(config: &Config) -> Vec<ShownSetting> {
     let defaults: Vec<_> = Config::default().entries().map(|(_, value)| value).collect();
@@ -389,7 +401,7 @@ fn shown_settings(config: &Config) -> Vec<ShownSetting> {
             Some(ShownSetting {
                 name: setting.name.to_owned(),
                 value: value?,
-                kind: ConfigType::String,
+                kind: config_type(&setting.kind),
                 is_default,
                 documentation: setting.help.to_owned(),
             })

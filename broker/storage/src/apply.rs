@@ -613,7 +613,9 @@ fn next_task<F>(state: &State<F>, options: &StoreOptions) -> Option<Task> {
                 state.partitions.get(topic_partition).is_none_or(|partition| partition.damage.is_none())
             })
     });
-    if journal.unfinished.is_some() || (wants_file && journal.total_bytes() + options.journal_file_bytes <= bytes_max) {
+    // Where nothing can be reclaimed the limit gives way: appends would stop for good.
+    let may_grow = journal.total_bytes() + options.journal_file_bytes <= bytes_max || !reclaimable;
+    if journal.unfinished.is_some() || (wants_file && may_grow) {
         // A full disk: what is reclaimed instead may serve.
         if !(state.full && reclaimable) {
             return Some(Task::Prepare);

@@ -459,6 +459,11 @@ impl<D: Disk> Store<D> {
                 partition.applied_end = end;
                 partition.synced_end = end;
                 partition.trim_epochs();
+                // All that is left is synced in segments: no journal file has to be kept for it.
+                let journal = &mut state.journal;
+                for file in journal.old.iter_mut().chain([&mut journal.current]) {
+                    file.ends.remove(&topic_partition);
+                }
                 if let Some((segment, index)) = active {
                     let session = self.inner.session;
                     let saved_position = if gone.is_empty() { partition.active.saved_position } else { 0 };

@@ -154,8 +154,21 @@ impl<D: Disk> Store<D> {
         };
         let store = Self { inner: Rc::new(inner) };
         store.finish_cuts().await?;
+        store.settle_journal_ends();
         let recovered = store.describe_recovered().await?;
         Ok((store, recovered))
+    }
+
+    /// A cut may have taken batches of which the journal still says that they must be synced somewhere.
+    fn settle_journal_ends(&self) {
+        let state = &mut *self.inner.state.borrow_mut();
+        for file in &mut state.journal.old {
+            for (topic_partition, end) in &mut file.ends {
+                if let Some(partition) = state.partitions.get(topic_partition) {
+                    *end = (*end).min(partition.durable_end);
+                }
+            }
+        }
     }
 
     async fn describe_recovered(&self) -> Result<Vec<RecoveredPartition>, DiskError> {

@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use settings::{Kind, SETTINGS, Setting};
+pub use settings::{Kind, SETTINGS, Setting, TopicRule};
 
 /// Everything that can be configured, with its value. [`Config::default`] has the defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +41,6 @@ pub struct Config {
     /// Topic configuration by its topic-level name, as set by the broker's `log.*` settings and their like.
     pub topic_defaults: BTreeMap<&'static str, String>,
     pub retention_check_interval_ms: u64,
-    pub cleaner_backoff_ms: u64,
     pub producer_id_expiration_ms: i64,
 
     pub group_session_timeout_ms_min: i32,
@@ -56,7 +55,6 @@ pub struct Config {
     pub offset_metadata_bytes_max: usize,
 
     pub connections_max: u32,
-    pub connections_max_per_ip: u32,
     pub connections_max_idle_ms: u64,
     pub request_bytes_max: usize,
     pub requests_in_flight_bytes_max: u64,

@@ -635,19 +635,6 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
-        name: "log.cleaner.backoff.ms",
-        section: "Topics",
-        help: "How often compaction is looked at when there is nothing to do.",
-        unit: "milliseconds",
-        is_kafka: true,
-        kind: Kind::Integer {
-            min: 1,
-            max: i64::MAX,
-            get: |config| config.cleaner_backoff_ms as i64,
-            set: |config, number| config.cleaner_backoff_ms = number as u64,
-        },
-    },
-    Setting {
         name: "producer.id.expiration.ms",
         section: "Topics",
         help: "How long an idle producer's last batches are remembered, by the broker's clock.",
@@ -804,19 +791,6 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
-        name: "max.connections.per.ip",
-        section: "Connections",
-        help: "How many of them one address may have.",
-        unit: "",
-        is_kafka: true,
-        kind: Kind::Integer {
-            min: 1,
-            max: u32::MAX as i64,
-            get: |config| i64::from(config.connections_max_per_ip),
-            set: |config, number| config.connections_max_per_ip = number as u32,
-        },
-    },
-    Setting {
         name: "connections.max.idle.ms",
         section: "Connections",
         help: "After how long without a request a connection is closed.",
@@ -845,7 +819,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "queued.max.request.bytes",
         section: "Connections",
-        help: "How many bytes of requests may be in memory, unanswered, in the whole broker. Beyond it sockets are not read from.",
+        help: "How much memory large requests may take while they are received, in the whole broker, and as much again answers that clients do not take. Beyond it sockets are not read from.",
         unit: "bytes",
         is_kafka: true,
         kind: Kind::Integer {
@@ -995,7 +969,6 @@ impl Default for Config {
             message_bytes_max: 1_048_588,
             decompressed_message_bytes_max: 100 << 20,
             retention_check_interval_ms: 300_000,
-            cleaner_backoff_ms: 15_000,
             producer_id_expiration_ms: 86_400_000,
             group_session_timeout_ms_min: 6000,
             group_session_timeout_ms_max: 1_800_000,
@@ -1008,7 +981,6 @@ impl Default for Config {
             offsets_retention_check_interval_ms: 600_000,
             offset_metadata_bytes_max: 4096,
             connections_max: 10_000,
-            connections_max_per_ip: u32::MAX,
             connections_max_idle_ms: 600_000,
             request_bytes_max: 100 << 20,
             requests_in_flight_bytes_max: 256 << 20,

@@ -22,7 +22,10 @@ use glommio::net::TcpStream;
 use tidegate_records::{ids::ShardId, time::Instant};
 use tidegate_shard::{ConnectionId, FrameError, frame_length};
 
-use super::event::Event;
+use super::{
+    event::Event,
+    memory::{Memory, Reservation},
+};
 
 /// Chunks given to one `sendmsg`.
 const CHUNKS_MAX: usize = 64;
@@ -37,6 +40,11 @@ pub(crate) struct Connection {
     fd: RawFd,
     outbox: RefCell<VecDeque<Bytes>>,
     outbox_bytes: Cell<usize>,
+    memory: Memory,
+    /// Room of requests that are received or being received.
+    reserved: RefCell<Vec<Reservation>>,
+    /// The writer has the first chunk in its hand and waits for room in the socket: nobody else may send.
+    writer_waits: Cell<bool>,
     /// Set once: nothing more is read, and after the outbox nothing more is written.
     closing: Cell<bool>,
     /// Set when another shard has the socket: this side must not shut it down.
@@ -61,7 +69,13 @@ impl Connection {
     ///
     /// # Errors
     /// The socket's options could not be set: it is gone already.
-    pub(crate) fn new(id: ConnectionId, socket: OwnedFd, peer: SocketAddr, now: Instant) -> io::Result<Rc<Self>> {
+    pub(crate) fn new(
+        id: ConnectionId,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        now: Instant,
+        memory: Memory,
+    ) -> io::Result<Rc<Self>> {
         let stream = std::net::TcpStream::from(socket);
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
@@ -76,6 +90,9 @@ impl Connection {
             fd,
             outbox: RefCell::default(),
             outbox_bytes: Cell::new(0),
+            memory,
+            reserved: RefCell::default(),
+            writer_waits: Cell::new(false),
             closing: Cell::new(false),
             moved: Cell::new(false),
             move_to: Cell::new(None),
@@ -92,7 +109,13 @@ impl Connection {
         }
         let bytes = chunks.iter().map(Bytes::len).sum::<usize>();
         self.outbox_bytes.set(self.outbox_bytes.get() + bytes);
+        self.memory.queued(bytes);
         self.outbox.borrow_mut().extend(chunks);
+    }
+
+    /// The requests that were received are taken in: their room is free.
+    pub(crate) fn release(&self) {
+        self.reserved.borrow_mut().clear();
     }
 
     /// Bytes that are answered but not sent.
@@ -116,6 +139,15 @@ impl Connection {
         self.unsent.raise();
     }
 
+    /// Ends the connection at once, with what is queued: its client does not take it.
+    pub(crate) fn abort(&self) {
+        self.close();
+        if !self.moved.get() {
+            // SAFETY: as in `close`. The writer, if it waits, gets an error and drops what is queued.
+            unsafe { libc::shutdown(self.fd, libc::SHUT_RDWR) };
+        }
+    }
+
     /// Another shard has the socket now; this side ends without touching it.
     pub(crate) fn forget(&self) {
         self.moved.set(true);
@@ -125,6 +157,10 @@ impl Connection {
 
     /// Sends what the socket takes now. The rest is left to the writer.
     pub(crate) fn flush(&self) {
+        if self.writer_waits.get() {
+            // It holds the first chunk, and sends it and what follows as soon as there is room.
+            return;
+        }
         match self.try_send() {
             Ok(true) => self.progress.raise(),
             Ok(false) => self.unsent.raise(),
@@ -137,7 +173,7 @@ impl Connection {
 
     fn drop_outbox(&self) {
         self.outbox.borrow_mut().clear();
-        self.outbox_bytes.set(0);
+        self.memory.sent(self.outbox_bytes.replace(0));
     }
 
     /// Whether everything is sent.
@@ -173,6 +209,7 @@ impl Connection {
 
     fn sent(&self, outbox: &mut VecDeque<Bytes>, mut bytes: usize) {
         self.outbox_bytes.set(self.outbox_bytes.get() - bytes);
+        self.memory.sent(bytes);
         while let Some(front) = outbox.front_mut() {
             if bytes < front.len() {
                 front.advance(bytes);
@@ -189,8 +226,10 @@ impl Connection {
             self.unsent.wait().await;
             loop {
                 let Some(chunk) = self.outbox.borrow().front().cloned() else { break };
+                self.writer_waits.set(true);
                 let written =
                     poll_fn(|context| Pin::new(&mut *self.stream.borrow_mut()).poll_write(context, &chunk)).await;
+                self.writer_waits.set(false);
                 match written {
                     Ok(bytes) if bytes > 0 => {
                         self.sent(&mut self.outbox.borrow_mut(), bytes);
@@ -227,6 +266,13 @@ impl Connection {
                 Ok(frames) if !frames.is_empty() => return Received::Frames(frames),
                 Ok(_) => {}
                 Err(error) => return Received::End(Some(error)),
+            }
+            if let Some(large) = buffer.large.as_mut().filter(|large| !large.has_room) {
+                // While it waits, the socket's own buffer is all that this client fills.
+                let room = self.memory.reserve(large.frame.len()).await;
+                self.reserved.borrow_mut().push(room);
+                large.has_room = true;
+                continue;
             }
             let read = if let Some(large) = &mut buffer.large {
                 let rest = &mut large.frame[large.filled..];
@@ -297,6 +343,8 @@ pub(crate) struct Incoming {
 struct LargeFrame {
     frame: BytesMut,
     filled: usize,
+    /// Whether the shard has room for all of it.
+    has_room: bool,
 }
 
 impl Incoming {
@@ -336,7 +384,7 @@ impl Incoming {
                 let mut frame = BytesMut::zeroed(length);
                 frame[..filled].copy_from_slice(&self.small);
                 self.small = BytesMut::new();
-                self.large = Some(LargeFrame { frame, filled });
+                self.large = Some(LargeFrame { frame, filled, has_room: false });
             }
             break;
         }
@@ -347,3 +395,12 @@ impl Incoming {
         Ok(frames)
     }
 }
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.drop_outbox();
+    }
+}
+
+#[cfg(test)]
+mod tests;

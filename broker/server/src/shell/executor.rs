@@ -31,6 +31,7 @@ use super::{
     event::Event,
     log::{Log, LogOptions},
     mailbox::{Letter, Mailbox, Mailboxes, NewConnection},
+    memory::Memory,
     reporting::{Report, report_loop},
 };
 use crate::{metrics::ShardMetrics, plugin_runtime};
@@ -69,7 +70,8 @@ pub struct ConnectionLimits {
     pub requests_in_flight_max: usize,
     /// Bytes of one connection that are not answered, or answered and not sent.
     pub connection_bytes_max: usize,
-    /// The same for all connections of a shard (`queued.max.request.bytes`).
+    /// What the large requests of a shard may take while they are received, and so may the answers that its clients do not take
+    /// (`queued.max.request.bytes`).
     pub shard_bytes_max: usize,
     /// `connections.max.idle.ms`.
     pub idle_max: Duration,
@@ -185,6 +187,7 @@ async fn run(setup: ShardSetup) {
         identity: setup.identity,
         mailboxes: setup.mailboxes,
         propose: setup.propose,
+        memory: Memory::new(setup.limits.shard_bytes_max),
         limits: setup.limits,
         metrics: setup.metrics,
         open_connections: setup.open_connections,
@@ -227,6 +230,7 @@ pub(crate) struct Core {
     mailboxes: Mailboxes,
     propose: Propose,
     limits: ConnectionLimits,
+    memory: Memory,
     pub(crate) metrics: Arc<ShardMetrics>,
     open_connections: OpenConnections,
     inputs: RefCell<VecDeque<Input>>,
@@ -430,7 +434,8 @@ impl Core {
     fn connected(self: &Rc<Self>, new: NewConnection) {
         let id = ConnectionId(self.next_connection.get());
         self.next_connection.set(id.0 + 1);
-        let connection = match Connection::new(id, new.socket, new.peer, self.clock.now().instant) {
+        let connection = match Connection::new(id, new.socket, new.peer, self.clock.now().instant, self.memory.clone())
+        {
             Ok(connection) => connection,
             Err(error) => {
                 self.open_connections.fetch_sub(1, Ordering::Relaxed);
@@ -476,6 +481,7 @@ impl Core {
                     let id = connection.id;
                     self.log.wait_for_room(frames.iter().map(|frame| frame.len() + FRAME_COST_BYTES).sum()).await;
                     self.take(frames.into_iter().map(|frame| Input::Frame { connection: id, frame }));
+                    connection.release();
                 }
                 Received::End(error) => {
                     if let Some(error) = error {
@@ -500,7 +506,9 @@ impl Core {
         loop {
             let (requests, bytes) = self.shard.borrow().backlog(connection.id);
             let own = bytes + connection.unsent_bytes();
-            let over_own = requests >= self.limits.requests_in_flight_max || own > self.limits.connection_bytes_max;
+            let over_own = requests >= self.limits.requests_in_flight_max
+                || own > self.limits.connection_bytes_max
+                || (connection.unsent_bytes() > 0 && self.memory.is_full_of_answers());
             // Storage is behind: everybody waits for the next round or apply step.
             let over_shard = self.log.is_congested();
             if connection.is_closing() || !(over_own || over_shard) {
@@ -685,7 +693,8 @@ async fn housekeeping_loop(core: Rc<Core>) {
             .collect();
         for connection in idle {
             tracing::debug!(peer = %connection.peer, "connection closed: idle for connections.max.idle.ms");
-            connection.close();
+            // A client that takes no answer for so long would hold the memory for ever.
+            connection.abort();
         }
         for problem in core.shard.borrow_mut().take_group_problems() {
             tracing::error!("{problem}");
@@ -693,6 +702,8 @@ async fn housekeeping_loop(core: Rc<Core>) {
         let snapshots = core.shard.borrow_mut().producer_snapshots(10_000);
         core.log.save_snapshots(snapshots).await;
         core.log.gauge(&core.metrics);
+        let in_flight = core.metrics.bytes_in_flight.value() + core.memory.reserved_bytes() as u64;
+        core.metrics.bytes_in_flight.set(in_flight);
         if let Some((total, usable)) = core.disk_bytes() {
             core.shard.borrow_mut().set_disk_bytes(total, usable);
         }

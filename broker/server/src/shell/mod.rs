@@ -11,6 +11,7 @@ pub mod executor;
 mod housekeeping;
 pub mod log;
 pub mod mailbox;
+mod memory;
 pub mod reporting;
 mod ring;
 pub mod startup_check;

@@ -1,0 +1,85 @@
+use std::{
+    io::{ErrorKind, Read as _},
+    net::TcpListener,
+};
+
+use super::*;
+
+/// Reads what there is.
+fn drain(client: &mut std::net::TcpStream, received: &mut Vec<u8>) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match client.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(read) => received.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// The writer waited for room in the socket with a chunk in its hand. A new answer made `flush` send the same chunk meanwhile, and the
+/// writer then sent it again: clients that read slowly and asked ahead got a stream that they could not parse.
+#[test]
+fn a_slow_client_gets_every_answer_once_and_in_order() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let (socket, peer) = listener.accept().unwrap();
+    let memory = Memory::new(1 << 20);
+    glommio::LocalExecutorBuilder::default().make().expect("an executor").run(async move {
+        let connection = Connection::new(ConnectionId(0), socket.into(), peer, Instant(0), memory.clone()).unwrap();
+        let writer = Rc::clone(&connection);
+        let writing = glommio::spawn_local(async move { writer.write_loop().await });
+        let (mut sent, mut received) = (Vec::new(), Vec::new());
+        // Far more than the socket's buffers hold, every chunk different.
+        for number in 0..2000_u32 {
+            let chunk: Bytes = number.to_be_bytes().repeat(4000).into();
+            sent.extend_from_slice(&chunk);
+            connection.queue(vec![chunk]);
+        }
+        connection.flush();
+        assert!(connection.unsent_bytes() > 0 && memory.is_full_of_answers());
+        while connection.unsent_bytes() > 0 {
+            // The writer finds the socket full and waits; then there is room, and a new answer, before it looks again.
+            glommio::yield_if_needed().await;
+            futures_lite::future::yield_now().await;
+            drain(&mut client, &mut received);
+            if sent.len() < 64 << 20 {
+                let chunk: Bytes = vec![7; 1000].into();
+                sent.extend_from_slice(&chunk);
+                connection.queue(vec![chunk]);
+                connection.flush();
+            }
+        }
+        connection.close();
+        writing.await;
+        client.set_nonblocking(false).unwrap();
+        client.read_to_end(&mut received).unwrap();
+        assert_eq!(received.len(), sent.len());
+        assert!(received == sent, "the stream is not what was queued");
+        assert!(!memory.is_full_of_answers());
+    });
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_let_go_with_what_it_was_to_get() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (socket, peer) = listener.accept().unwrap();
+    let memory = Memory::new(1 << 20);
+    glommio::LocalExecutorBuilder::default().make().expect("an executor").run(async move {
+        let connection = Connection::new(ConnectionId(0), socket.into(), peer, Instant(0), memory.clone()).unwrap();
+        let writer = Rc::clone(&connection);
+        let writing = glommio::spawn_local(async move { writer.write_loop().await });
+        connection.queue(vec![vec![1; 64 << 20].into()]);
+        connection.flush();
+        futures_lite::future::yield_now().await;
+        assert!(memory.is_full_of_answers());
+        connection.abort();
+        writing.await;
+        assert_eq!(connection.unsent_bytes(), 0);
+        assert!(!memory.is_full_of_answers());
+        drop(client);
+    });
+}
