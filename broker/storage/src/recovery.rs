@@ -93,7 +93,9 @@ impl<D: Disk> Store<D> {
             if let Entry::Batch { topic_partition, base_offset, .. }
             | Entry::Extent { topic_partition, base_offset, .. } = entry
             {
-                journal_from.entry(*topic_partition).or_insert(*base_offset);
+                // The lowest, not the first: after a cut the log went on below where it was.
+                let from = journal_from.entry(*topic_partition).or_insert(*base_offset);
+                *from = (*from).min(*base_offset);
             }
         }
         let last_round = scan.rounds.last().map_or((0, 0), |round| (round.header.session, round.header.round));
