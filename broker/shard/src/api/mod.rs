@@ -34,6 +34,9 @@ mod offset_for_leader_epoch;
 mod produce;
 mod topics;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use init_producer_id::ProducerIds;
 pub(crate) use produce::refuse_derived;
 

@@ -135,6 +135,7 @@ fn creation(shard: &Shard, topic: &CreatableTopic) -> Result<MetadataChange, Ref
 fn created(name: TopicName, result: Result<(), Refusal>) -> CreatableTopicResult {
     let mut answer = CreatableTopicResult::default()
         .with_name(name)
+        .with_error_message(None)
         .with_num_partitions(-1)
         .with_replication_factor(-1)
         .with_configs(None);

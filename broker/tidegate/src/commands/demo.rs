@@ -3,29 +3,49 @@
 //! It runs the commands that its user would: each is printed before it is run, with this same binary.
 
 use std::{
-    io::{BufRead as _, BufReader, Write},
+    collections::BTreeMap,
+    fs::{self, File, TryLockError},
+    io::{self, BufRead as _, BufReader, IsTerminal as _, Write},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
 use tidegate_plugin_host::build::{Profile, Progress, build_component};
 
-use crate::client::{Cluster, offsets::Position};
+use crate::{
+    client::{Cluster, offsets::Position},
+    output::{self, Align, Table},
+};
 
 /// The topics that the log is split into, and the patterns that choose them. A key is `<status>.<method>.<first part of the path>`.
 const BINDINGS: &[(&str, &str)] = &[
     ("access-errors", "4xx.#"),
     ("access-errors", "5xx.#"),
-    ("access-logins", "*.*.login"),
-    ("access-json", "*.*.json"),
+    ("access-redirects", "3xx.#"),
     ("access-writes", "*.POST.#"),
     ("access-writes", "*.PUT.#"),
     ("access-writes", "*.DELETE.#"),
-    ("access-redirects", "3xx.#"),
+    ("access-logins", "*.*.login"),
+    ("access-json", "*.*.json"),
+    ("access-live", "*.*.socket_io"),
 ];
 const OTHERS: &str = "access-others";
+/// How many pieces the log is sent in, and the pause after each where somebody watches.
+const PIECES: usize = 25;
+const PAUSE: Duration = Duration::from_millis(100);
+
+const LOG: &str = "examples/access-log/access.log";
+const PLUGIN: &str = "plugins/router-topic";
 
 /// Show a broker with a router plugin at work on a real web server's access log
 #[derive(Debug, Args)]
@@ -34,116 +54,131 @@ Run it in the project's directory: it builds plugins/router-topic and reads exam
 
 Examples:
   cargo run --release -p tidegate -- demo
-  tidegate demo --exit              stop when everything was shown")]
+  tidegate demo --exit                          stop when everything was shown
+  tidegate demo --listen 127.0.0.1:9092         where the commands of this program look by themselves")]
 pub(super) struct DemoArgs {
     /// Keep the demo's data here; what an earlier demo left there is removed
     #[arg(long, value_name = "DIR", default_value = "./tidegate-demo")]
     data_dir: PathBuf,
-    /// The project's directory
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    project: PathBuf,
+    /// The project's directory; without it, this one or the nearest above it
+    #[arg(long, value_name = "DIR")]
+    project: Option<PathBuf>,
+    /// Where the demo's broker serves Kafka clients; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    listen: String,
     /// Stop at the end instead of keeping the broker running until Ctrl-C
     #[arg(long)]
     exit: bool,
 }
 
-/// Left in the data directory, so that a demo removes only what a demo made.
+/// Left in the data directory, so that a demo removes only what a demo made; locked while a demo runs.
 const MARK: &str = ".tidegate-demo";
 
 impl DemoArgs {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let log = self.project.join("examples/access-log/access.log");
-        let plugin = self.project.join("plugins/router-topic");
-        ensure!(
-            log.is_file() && plugin.is_dir(),
-            "{} is not the project's directory: run the demo there, or name it with --project",
-            self.project.display()
-        );
-        let lines = std::fs::read_to_string(&log).with_context(|| format!("{} cannot be read", log.display()))?;
+        let project = self.project()?;
+        let log = fs::read_to_string(project.join(LOG)).with_context(|| format!("cannot read {LOG}"))?;
+        let records: Vec<String> = log.lines().filter_map(record).collect();
+        let first =
+            records.first().and_then(|record| record.split('\t').next()).context("the access log has no request")?;
+        // Before the build, which takes longest.
+        let _mark = prepare(&self.data_dir)?;
 
-        say(out, "1. Building the router plugin, plugins/router-topic, as a WebAssembly component")?;
-        let built = build_component(&plugin, Profile::Release, Progress::Show)?;
-        writeln!(out, "   {} ({} KiB)", built.path.display(), built.component.bytes.len() / 1024)?;
+        say(out, &format!("1. Building the router plugin, {PLUGIN}, as a WebAssembly component"))?;
+        let built = build_component(&project.join(PLUGIN), Profile::Release, Progress::Show)?;
+        writeln!(out, "   {} ({})", built.path.display(), output::bytes(built.component.bytes.len() as u64))?;
 
         say(out, "2. Starting a broker")?;
-        prepare(&self.data_dir)?;
-        let demo = Demo::start(&self.data_dir, out)?;
+        let demo = Demo::start(&self.data_dir, &self.listen, out)?;
 
         say(out, "3. Deploying the plugin into the running broker")?;
-        demo.tidegate(
-            out,
-            &["plugin", "deploy", "topic-patterns", &built.path.display().to_string(), "--admin", &demo.admin.clone()],
-        )?;
+        demo.tidegate(out, &["plugin", "deploy", "topic-patterns", &built.path.display().to_string()])?;
 
         say(out, "4. Creating the topics, and attaching the router to the one that the log is sent to")?;
-        let mut topics: Vec<&str> = BINDINGS.iter().map(|(topic, _)| *topic).chain([OTHERS]).collect();
-        topics.sort_unstable();
+        let mut topics: Vec<&str> = BINDINGS.iter().map(|(topic, _)| *topic).collect();
         topics.dedup();
-        for topic in &topics {
-            demo.tidegate(out, &["topic", "create", topic])?;
-        }
+        topics.push(OTHERS);
+        let create: Vec<&str> = ["topic", "create"].iter().chain(&topics).copied().collect();
+        demo.tidegate(out, &create)?;
+        demo.tidegate(out, &["topic", "create", "access-log", "--partitions", "4"])?;
         let bindings: Vec<_> =
             BINDINGS.iter().map(|(topic, pattern)| serde_json::json!({"pattern": pattern, "topic": topic})).collect();
-        let config = serde_json::json!({"source": {"key": true}, "bindings": bindings, "unmatched": {"topic": OTHERS}});
-        demo.tidegate(out, &["topic", "create", "access-log", "--partitions", "4"])?;
+        let config = serde_json::json!({
+            "source": {"key": true},
+            "bindings": bindings,
+            "unmatched": {"topic": OTHERS},
+        });
         let router = format!("tidegate.router.config={config}");
-        demo.tidegate(
-            out,
-            &["topic", "alter", "access-log", "--config", "tidegate.router=topic-patterns", "--config", &router],
-        )?;
+        let attach =
+            ["topic", "alter", "access-log", "--config", "tidegate.router=topic-patterns", "--config", &router];
+        demo.tidegate(out, &attach)?;
 
-        say(out, "5. Sending a real web server's access log, a line a record, to access-log")?;
-        let records: Vec<String> = lines.lines().filter_map(record).collect();
-        writeln!(
-            out,
-            "   examples/access-log/access.log: {} lines; the first record's key is {}",
-            records.len(),
-            records[0].split('\t').next().unwrap_or_default()
-        )?;
-        demo.send(out, &records)?;
+        say(out, &format!("5. Sending {LOG}, a real web server's, a line a record"))?;
+        let count = output::count(records.len() as u64, "record");
+        writeln!(out, "   {count}; a key is STATUS.METHOD.PATH, the first is {first}")?;
+        demo.send(out, &records, &topics)?;
 
-        say(out, "6. What the router made of it")?;
-        demo.table(out, &topics, records.len())?;
-
-        say(out, "To look further, in another terminal")?;
-        let binary = demo.binary.display().to_string();
-        for command in [
-            format!("{binary} consume access-errors --bootstrap {} --offset beginning -n 5", demo.kafka),
-            format!("{binary} topic describe access-log --bootstrap {}", demo.kafka),
-            format!("{binary} plugin list --admin {}", demo.admin),
-            format!("curl http://{}/metrics", demo.admin),
-            format!("kcat -b {} -L        # or any other Kafka client", demo.kafka),
-        ] {
-            writeln!(out, "   {command}")?;
+        demo.show_further(out)?;
+        if !self.exit {
+            let directory = self.data_dir.display();
+            writeln!(out, "\nThe broker runs until Ctrl-C; its data and its log are in {directory}.")?;
+            out.flush()?;
+            demo.wait();
         }
         out.flush()?;
-        if self.exit {
-            return demo.stop();
-        }
-        writeln!(out, "\nThe broker runs until Ctrl-C; its data are in {}.", self.data_dir.display())?;
-        out.flush()?;
-        demo.wait()
+        demo.stop()
+    }
+
+    /// Where the plugin and the log are.
+    fn project(&self) -> anyhow::Result<PathBuf> {
+        let here = std::env::current_dir().context("the current directory is not known")?;
+        let start = self.project.as_deref().unwrap_or(&here);
+        let above = if self.project.is_some() { 1 } else { usize::MAX };
+        let mut candidates = start.ancestors().take(above);
+        let found = candidates.find(|candidate| candidate.join(LOG).is_file() && candidate.join(PLUGIN).is_dir());
+        let found = found.with_context(|| {
+            let start = start.display();
+            format!("{start} is not the project's directory, with {LOG} and {PLUGIN}: run the demo there, or name it with --project")
+        })?;
+        Ok(found.to_path_buf())
     }
 }
 
-fn say(out: &mut dyn Write, what: &str) -> std::io::Result<()> {
+fn say(out: &mut dyn Write, what: &str) -> io::Result<()> {
     writeln!(out, "\n{what}")?;
     out.flush()
 }
 
-/// An empty directory of the demo's own.
-fn prepare(directory: &Path) -> anyhow::Result<()> {
-    let empty = std::fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none());
-    if !empty {
-        ensure!(
-            directory.join(MARK).exists(),
-            "{} holds something that no demo made: name another directory with --data-dir",
-            directory.display()
-        );
-        std::fs::remove_dir_all(directory).with_context(|| format!("{} cannot be removed", directory.display()))?;
+/// Makes an empty directory of the demo's own, and keeps other demos out while the file lives.
+fn prepare(directory: &Path) -> anyhow::Result<File> {
+    let mark = directory.join(MARK);
+    let is_empty = fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none());
+    ensure!(
+        is_empty || mark.exists(),
+        "{} holds something that no demo made: name another directory with --data-dir",
+        directory.display()
+    );
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let file = File::options().create(true).append(true).open(&mark);
+    let file = file.with_context(|| format!("cannot write {}", mark.display()))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            bail!("another demo runs on {}: name another directory with --data-dir", directory.display())
+        }
+        Err(TryLockError::Error(error)) => {
+            return Err(error).with_context(|| format!("cannot lock {}", mark.display()));
+        }
     }
-    std::fs::create_dir_all(directory).with_context(|| format!("{} cannot be made", directory.display()))?;
-    Ok(std::fs::write(directory.join(MARK), "")?)
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path == mark {
+            continue;
+        }
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(file)
 }
 
 /// A line of the access log as key, tab, value; `None` for a line that is no request.
@@ -165,27 +200,40 @@ fn record(line: &str) -> Option<String> {
 
 /// The demo's broker, a child of this process.
 struct Demo {
-    broker: Option<Child>,
+    broker: Child,
     binary: PathBuf,
     kafka: String,
     admin: String,
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Demo {
-    fn start(directory: &Path, out: &mut dyn Write) -> anyhow::Result<Self> {
+    fn start(directory: &Path, listen: &str, out: &mut dyn Write) -> anyhow::Result<Self> {
         let binary = std::env::current_exe().context("this program's own path is not known")?;
-        let data = directory.join("data");
-        writeln!(out, "   $ tidegate serve --data-dir {} --listen 127.0.0.1:0 --admin 127.0.0.1:0", data.display())?;
+        let (data, log) = (directory.join("data"), directory.join("broker.log"));
+        let logs = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let (shown_data, shown_log) = (data.display(), log.display());
+        writeln!(
+            out,
+            "   $ tidegate serve --data-dir {shown_data} --listen {listen} --admin 127.0.0.1:0 2> {shown_log}"
+        )?;
         out.flush()?;
-        let mut broker = Command::new(&binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"])
+        // From here on Ctrl-C is ours: the broker is stopped in good order, and not by the terminal.
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+        }
+        let broker = Command::new(&binary)
+            .args(["serve", "--listen", listen, "--admin", "127.0.0.1:0", "--data-dir"])
             .arg(&data)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(logs)
+            .process_group(0)
             .spawn()
             .context("the broker cannot be started")?;
-        let stdout = broker.stdout.take().context("the broker has no standard output")?;
-        let mut demo = Self { broker: Some(broker), binary, kafka: String::new(), admin: String::new() };
+        let mut demo = Self { broker, binary, kafka: String::new(), admin: String::new(), interrupted };
+        let stdout = demo.broker.stdout.take().context("the broker has no standard output")?;
         let mut ready = String::new();
         BufReader::new(stdout).read_line(&mut ready)?;
         for word in ready.split_whitespace() {
@@ -195,24 +243,26 @@ impl Demo {
                 _ => {}
             }
         }
-        ensure!(!demo.kafka.is_empty(), "the broker did not start; what it says is above");
+        if demo.kafka.is_empty() {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            bail!("the broker did not start:\n{}", said.trim_end());
+        }
         write!(out, "   {ready}")?;
         Ok(demo)
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(arguments).env("TIDEGATE_BOOTSTRAP", &self.kafka);
+        command.args(arguments).env("TIDEGATE_BOOTSTRAP", &self.kafka).env("TIDEGATE_ADMIN", &self.admin);
         command
     }
 
     /// Prints a command, and runs it.
     fn tidegate(&self, out: &mut dyn Write, arguments: &[&str]) -> anyhow::Result<()> {
-        let quoted: Vec<String> = arguments
-            .iter()
-            .map(|text| if text.contains(['{', ' ', '*', '#']) { format!("'{text}'") } else { (*text).to_owned() })
-            .collect();
-        writeln!(out, "   $ tidegate {}", quoted.join(" "))?;
+        let quote = |text: &&str| {
+            if text.contains(['{', ' ', '*', '#']) { format!("'{text}'") } else { (*text).to_owned() }
+        };
+        writeln!(out, "   $ tidegate {}", arguments.iter().map(quote).collect::<Vec<_>>().join(" "))?;
         out.flush()?;
         let output = self.command(arguments).stdin(Stdio::null()).output()?;
         if !output.status.success() {
@@ -221,75 +271,119 @@ impl Demo {
         Ok(())
     }
 
-    fn send(&self, out: &mut dyn Write, records: &[String]) -> anyhow::Result<()> {
-        writeln!(out, "   $ tidegate produce access-log --key-separator '\\t' < records")?;
+    /// Sends the records, and shows the topics filling where somebody watches.
+    fn send(&self, out: &mut dyn Write, records: &[String], topics: &[&str]) -> anyhow::Result<()> {
+        writeln!(out, "   $ tidegate produce access-log --key-separator '\\t' < records\n")?;
         out.flush()?;
+        let is_watched = io::stdout().is_terminal();
+        let mut cluster = Cluster::connect(&self.kafka)?;
         let mut child = self
-            .command(&["produce", "access-log", "--key-separator", "\\t"])
+            .command(&["produce", "access-log", "--key-separator", "\\t", "--quiet"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()?;
-        {
-            let mut input = child.stdin.take().context("the command has no standard input")?;
-            for record in records {
+        let mut input = child.stdin.take().context("the command has no standard input")?;
+        for piece in records.chunks(records.len().div_ceil(PIECES).max(1)) {
+            for record in piece {
                 writeln!(input, "{record}")?;
             }
+            if self.interrupted.load(Ordering::Relaxed) {
+                bail!("interrupted");
+            }
+            if is_watched {
+                thread::sleep(PAUSE);
+                let lines = filled(&mut cluster, topics)?.0.lines();
+                lines.iter().try_for_each(|line| writeln!(out, "   {line}\x1b[K"))?;
+                // Back to the first of them, to be written over by the next.
+                write!(out, "\x1b[{}A", lines.len())?;
+                out.flush()?;
+            }
         }
+        drop(input);
         ensure!(child.wait()?.success(), "the records could not be sent; the reason is above");
+        let (table, arrived) = filled(&mut cluster, topics)?;
+        table.lines().iter().try_for_each(|line| writeln!(out, "   {line}"))?;
+        let sent = records.len() as u64;
+        writeln!(out, "\n   of {}: a record goes to every topic that it matches", output::count(sent, "line"))?;
+        ensure!(arrived >= sent, "{sent} lines were sent, and only {arrived} records arrived");
         Ok(())
     }
 
-    fn table(&self, out: &mut dyn Write, topics: &[&str], sent: usize) -> anyhow::Result<()> {
-        let mut cluster = Cluster::connect(&self.kafka)?;
-        writeln!(out, "   {:<20} {:>8}   patterns", "topic", "records")?;
-        let mut total = 0;
-        for topic in topics {
-            let ends = cluster.offsets(&[((*topic).to_owned(), 0)], Position::Latest)?;
-            let records: i64 = ends.values().map(|offset| offset.0).sum();
-            total += records;
-            let patterns: Vec<&str> =
-                BINDINGS.iter().filter(|(to, _)| to == topic).map(|(_, pattern)| *pattern).collect();
-            let patterns =
-                if patterns.is_empty() { "what nothing else matched".to_owned() } else { patterns.join("  ") };
-            writeln!(out, "   {topic:<20} {records:>8}   {patterns}")?;
+    fn show_further(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        say(out, "To look further, in another terminal")?;
+        let binary = self.binary.display();
+        writeln!(out, "   export TIDEGATE_BOOTSTRAP={} TIDEGATE_ADMIN={}", self.kafka, self.admin)?;
+        for arguments in [
+            "consume access-errors --exit-at-end --offset -5",
+            "consume access-writes --exit-at-end --format '%k\\n' | sort | uniq -c",
+            "topic describe access-log access-errors",
+            "plugin list",
+        ] {
+            writeln!(out, "   {binary} {arguments}")?;
         }
-        writeln!(
-            out,
-            "   {:<20} {total:>8}   from {sent} lines: a record goes to every topic that it matches",
-            "together"
-        )?;
-        ensure!(total >= sent as i64, "{sent} lines were sent, and only {total} records arrived");
-        Ok(())
+        writeln!(out, "   printf '5xx.GET.me\\thello\\n' | {binary} produce access-log --key-separator '\\t'")?;
+        writeln!(out, "   curl http://{}/metrics", self.admin)?;
+        Ok(writeln!(out, "   kcat -b {} -L        # or any other Kafka client", self.kafka)?)
     }
 
-    /// Until Ctrl-C, which the broker gets as well, or until the broker ends by itself.
-    fn wait(mut self) -> anyhow::Result<()> {
-        if let Some(mut broker) = self.broker.take() {
-            let status = broker.wait()?;
-            ensure!(status.success(), "the broker has ended: {status}");
+    /// Until Ctrl-C, or until the broker ends by itself.
+    fn wait(&self) {
+        let broker = PathBuf::from(format!("/proc/{}/exe", self.broker.id()));
+        // A child that has ended has no executable any more, even before it is waited for.
+        while !self.interrupted.load(Ordering::Relaxed) && broker.read_link().is_ok() {
+            thread::sleep(PAUSE);
         }
-        Ok(())
     }
 
+    /// As a service manager does: SIGTERM, and the broker ends in good order.
     fn stop(mut self) -> anyhow::Result<()> {
-        if let Some(mut broker) = self.broker.take() {
-            let sent = Command::new("kill").args(["-TERM", &broker.id().to_string()]).status()?;
-            ensure!(sent.success(), "the broker could not be told to stop");
-            let status = broker.wait()?;
-            ensure!(status.success(), "the broker has ended: {status}");
+        if self.broker.try_wait()?.is_none() {
+            let id = i32::try_from(self.broker.id()).ok().and_then(Pid::from_raw);
+            let id = id.context("the broker has no process id")?;
+            kill_process(id, Signal::TERM).context("the broker could not be told to stop")?;
         }
+        let status = self.broker.wait()?;
+        ensure!(status.success(), "the broker has ended: {status}; its log says why");
         Ok(())
     }
 }
 
 impl Drop for Demo {
     fn drop(&mut self) {
-        if let Some(mut broker) = self.broker.take() {
-            // Something went wrong before: the demo's broker ends with it.
-            let _ = broker.kill();
-            let _ = broker.wait();
-        }
+        // Where something went wrong before, the demo's broker ends with it; where it has ended, this does nothing.
+        let _ = self.broker.kill();
+        let _ = self.broker.wait();
     }
+}
+
+/// What the topics hold, and how many records that is together.
+fn filled(cluster: &mut Cluster, topics: &[&str]) -> anyhow::Result<(Table, u64)> {
+    let partitions: Vec<_> = topics.iter().map(|topic| ((*topic).to_owned(), 0)).collect();
+    let ends = cluster.offsets(&partitions, Position::Latest)?;
+    let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
+    for ((topic, _), bytes) in cluster.log_directories()?.into_iter().flat_map(|directory| directory.sizes) {
+        *sizes.entry(topic).or_default() += bytes.unsigned_abs();
+    }
+    let mut table = Table::new(&[
+        ("TOPIC", Align::Left),
+        ("RECORDS", Align::Right),
+        ("SIZE", Align::Right),
+        ("KEYS THAT GO THERE", Align::Left),
+    ]);
+    let (mut records_together, mut bytes_together) = (0, 0);
+    for key in &partitions {
+        let topic = &key.0;
+        let records = ends.get(key).map_or(0, |end| end.0.unsigned_abs());
+        let bytes = sizes.get(topic).copied().unwrap_or(0);
+        records_together += records;
+        bytes_together += bytes;
+        let patterns: Vec<&str> = BINDINGS.iter().filter(|(to, _)| to == topic).map(|(_, pattern)| *pattern).collect();
+        let patterns = if patterns.is_empty() { "what nothing else matched".to_owned() } else { patterns.join("  ") };
+        table.row([topic.clone(), records.to_string(), output::bytes(bytes), patterns]);
+    }
+    let together = ["together".to_owned(), records_together.to_string(), output::bytes(bytes_together), String::new()];
+    table.row(together);
+    Ok((table, records_together))
 }
 
 #[cfg(test)]

@@ -1,10 +1,15 @@
 //! `tidegate plugin`: build plugins, and deploy them into a running broker over its admin endpoint.
 
-use std::{io::Write, path::PathBuf, time::Duration};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tidegate_plugin_host::build::{Profile, Progress, build_component};
 use tidegate_records::time::Timestamp;
 
 use super::{Json, Usage};
@@ -22,7 +27,7 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 #[command(after_help = "\
 Examples:
   tidegate plugin build plugins/router-topic
-  tidegate plugin deploy topic target/plugins/router_topic.wasm
+  tidegate plugin deploy topic target/plugins/router_topic.component.wasm
   tidegate topic alter clicks --config tidegate.router=topic
   tidegate plugin list")]
 pub(super) struct PluginArgs {
@@ -32,11 +37,29 @@ pub(super) struct PluginArgs {
 
 #[derive(Debug, Subcommand)]
 enum PluginCommand {
+    /// Build a plugin written in Rust as a component; adds the Wasm target where it is missing
+    #[command(after_help = "\
+Examples:
+  tidegate plugin build plugins/router-topic
+  tidegate plugin deploy topic $(tidegate plugin build plugins/router-topic --path)")]
+    Build {
+        /// The folder with its Cargo.toml
+        #[arg(default_value = ".")]
+        folder: PathBuf,
+        /// Without optimisation: quick to build, slow to run
+        #[arg(long)]
+        debug: bool,
+        /// Print the component's path and nothing else
+        #[arg(long, conflicts_with = "json")]
+        path: bool,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Deploy a component under a name, or a new version of it; topics that use it go over to it between two batches
     #[command(after_help = "\
 Examples:
-  tidegate plugin deploy topic target/plugins/router_topic.wasm
-  tidegate plugin deploy topic router_topic.wasm --admin broker.example.org:9644 --admin-token-file token")]
+  tidegate plugin deploy topic target/plugins/router_topic.component.wasm
+  tidegate plugin deploy topic router_topic.component.wasm --admin broker.example.org:9644 --admin-token-file token")]
     Deploy {
         /// What topics call it (tidegate.router=NAME)
         name: PluginName,
@@ -122,6 +145,7 @@ struct Refusal {
 impl PluginArgs {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         match self.command {
+            PluginCommand::Build { folder, debug, path, json } => build(&folder, debug, path, json, out),
             PluginCommand::Deploy { name, file, json, admin } => {
                 let component = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
                 let plugin = admin.deploy(&name.0, &component)?;
@@ -155,6 +179,30 @@ impl PluginArgs {
             }
         }
     }
+}
+
+#[derive(Serialize)]
+struct BuiltPlugin {
+    path: PathBuf,
+    world: &'static str,
+    interface: String,
+    bytes: usize,
+}
+
+fn build(folder: &Path, debug: bool, path_only: bool, json: Json, out: &mut dyn Write) -> anyhow::Result<()> {
+    let profile = if debug { Profile::Debug } else { Profile::Release };
+    let built = build_component(folder, profile, Progress::Show)?;
+    let component = built.component;
+    if json.json {
+        let (world, bytes) = (component.world.name(), component.bytes.len());
+        return output::json(out, &BuiltPlugin { path: built.path, world, interface: component.interface, bytes });
+    }
+    let path = built.path.display();
+    if path_only {
+        return Ok(writeln!(out, "{path}")?);
+    }
+    writeln!(out, "built {path}, a {} ({})", component.world.name(), output::bytes(component.bytes.len() as u64))?;
+    Ok(writeln!(out, "deploy it with: tidegate plugin deploy NAME {path}")?)
 }
 
 fn list(plugins: Vec<Plugin>, out: &mut dyn Write) -> anyhow::Result<()> {

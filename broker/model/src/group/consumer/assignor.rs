@@ -207,3 +207,116 @@ impl Plan {
         targets.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    struct Case {
+        counts: BTreeMap<TopicId, i32>,
+        /// Subscriptions, by the index of the topic.
+        members: Vec<BTreeSet<usize>>,
+    }
+
+    fn case() -> impl Strategy<Value = Case> {
+        let counts = proptest::collection::vec(1..12i32, 1..5);
+        counts.prop_flat_map(|counts| {
+            let subscription = proptest::collection::btree_set(0..counts.len(), 0..=counts.len());
+            let members = proptest::collection::vec(subscription, 1..8);
+            let counts: BTreeMap<TopicId, i32> = (0..).map(|index| TopicId([index; 16])).zip(counts).collect();
+            members.prop_map(move |members| Case { counts: counts.clone(), members })
+        })
+    }
+
+    /// Assigns from `current`.
+    fn run(assignor: &str, case: &Case, current: &BTreeMap<Text, Partitions>) -> BTreeMap<Text, Partitions> {
+        let ids: Vec<Text> = (0..case.members.len()).map(|index| format!("member-{index}").into()).collect();
+        let topics: Vec<TopicId> = case.counts.keys().copied().collect();
+        let none = Partitions::new();
+        let candidates: Vec<Candidate<'_>> = ids
+            .iter()
+            .zip(&case.members)
+            .map(|(id, subscription)| Candidate {
+                id,
+                instance_id: None,
+                topics: subscription.iter().map(|index| topics[*index]).collect(),
+                current: current.get(id).unwrap_or(&none),
+            })
+            .collect();
+        let subscribed: BTreeSet<TopicId> =
+            candidates.iter().flat_map(|candidate| candidate.topics.iter().copied()).collect();
+        let mut counts = case.counts.clone();
+        counts.retain(|topic, _| subscribed.contains(topic));
+        let targets = assign(assignor, &candidates, &counts);
+
+        let mut assigned = BTreeMap::new();
+        for candidate in &candidates {
+            for (topic, partitions) in &targets[candidate.id] {
+                assert!(candidate.topics.contains(topic), "only what it is subscribed to");
+                for partition in partitions {
+                    assert_eq!(assigned.insert((*topic, *partition), candidate.id), None, "one owner");
+                }
+            }
+        }
+        let all: i32 = counts.values().sum();
+        assert_eq!(assigned.len(), all as usize, "everything is assigned");
+        targets
+    }
+
+    fn sizes(targets: &BTreeMap<Text, Partitions>) -> Vec<usize> {
+        targets.values().map(|target| target.values().map(BTreeSet::len).sum()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn everything_is_assigned_to_one_subscriber_and_stays_there(case in case()) {
+            for assignor in SUPPORTED {
+                let first = run(assignor, &case, &BTreeMap::new());
+                prop_assert_eq!(run(assignor, &case, &first), first, "nothing moves without a reason");
+            }
+        }
+
+        #[test]
+        fn equal_subscriptions_are_equally_served_and_few_partitions_move(case in case(), leaves in any::<bool>()) {
+            let mut case = case;
+            let all: BTreeSet<usize> = (0..case.counts.len()).collect();
+            case.members.iter_mut().for_each(|subscription| subscription.clone_from(&all));
+            let before = run(UNIFORM, &case, &BTreeMap::new());
+            if leaves && case.members.len() > 1 {
+                case.members.pop();
+            } else {
+                case.members.push(all);
+            }
+            let after = run(UNIFORM, &case, &before);
+            let (least, most) = (sizes(&after).into_iter().min(), sizes(&after).into_iter().max());
+            prop_assert!(most <= least.map(|least| least + 1), "{:?}", sizes(&after));
+            // Members give something up only if there is a new one that must get it.
+            let kept: usize = before
+                .iter()
+                .filter_map(|(id, target)| Some((target, after.get(id)?)))
+                .flat_map(|(old, new)| old.iter().map(|(topic, old)| new.get(topic).map_or(0, |new| old.intersection(new).count())))
+                .sum();
+            let stayed: usize = before.iter().filter(|(id, _)| after.contains_key(*id)).map(|(_, target)| target.values().map(BTreeSet::len).sum::<usize>()).sum();
+            let newcomers: usize = after.iter().filter(|(id, _)| !before.contains_key(*id)).map(|(_, target)| target.values().map(BTreeSet::len).sum::<usize>()).sum();
+            prop_assert_eq!(kept, stayed - newcomers);
+        }
+
+        #[test]
+        fn no_partition_could_go_to_a_member_with_two_less(case in case()) {
+            let targets = run(UNIFORM, &case, &BTreeMap::new());
+            let sizes = sizes(&targets);
+            let topics: Vec<TopicId> = case.counts.keys().copied().collect();
+            for (giver, target) in targets.values().enumerate() {
+                for topic in target.keys() {
+                    for (taker, subscription) in case.members.iter().enumerate() {
+                        let may_take = subscription.iter().any(|index| topics[*index] == *topic);
+                        prop_assert!(!may_take || sizes[giver] <= sizes[taker] + 1);
+                    }
+                }
+            }
+        }
+    }
+}

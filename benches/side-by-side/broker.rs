@@ -1,0 +1,178 @@
+//! Starts the brokers that are compared, each on an empty directory, and waits until a client can use it.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::process::Process;
+
+/// A broker and the promise that it makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum System {
+    /// Tidegate as it comes: acknowledged is on the disk.
+    Tidegate,
+    /// Tidegate with `--durability os`: acknowledged is in the page cache, or will be.
+    TidegateOs,
+    /// Apache Kafka as it comes: acknowledged is in the page cache.
+    Kafka,
+    /// Apache Kafka with `flush.messages=1`: acknowledged is on the disk.
+    KafkaFlush,
+}
+
+impl System {
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Tidegate => "Tidegate (fsync)",
+            Self::TidegateOs => "Tidegate (os)",
+            Self::Kafka => "Kafka (no fsync)",
+            Self::KafkaFlush => "Kafka (flush.messages=1)",
+        }
+    }
+}
+
+/// Where things are.
+pub(crate) struct Places {
+    pub(crate) tidegate: PathBuf,
+    /// The folder of Apache Kafka's jars.
+    pub(crate) kafka_jars: PathBuf,
+    /// Emptied for each broker.
+    pub(crate) data: PathBuf,
+}
+
+/// A broker that answers.
+pub(crate) struct Broker {
+    pub(crate) bootstrap: String,
+    pub(crate) process: Process,
+    /// From the start of its process to its first answer.
+    pub(crate) ready_after: Duration,
+    pub(crate) system: System,
+}
+
+impl Broker {
+    /// Starts `system` on an empty directory.
+    pub(crate) fn start(system: System, places: &Places) -> Result<Self> {
+        if places.data.exists() {
+            fs::remove_dir_all(&places.data).with_context(|| format!("emptying {}", places.data.display()))?;
+        }
+        fs::create_dir_all(&places.data)?;
+        let port = free_port()?;
+        let bootstrap = format!("127.0.0.1:{port}");
+        let mut command = match system {
+            System::Tidegate | System::TidegateOs => tidegate(system, places, &bootstrap),
+            System::Kafka | System::KafkaFlush => kafka(system, places, port)?,
+        };
+        let log = places.data.join("broker.log");
+        command.stdin(Stdio::null()).stdout(File::create(&log)?).stderr(File::options().append(true).open(&log)?);
+        let started = Instant::now();
+        let mut process = Process::new(command.spawn().with_context(|| format!("starting {command:?}"))?);
+        loop {
+            if let Err(error) = process.check_alive() {
+                let log = fs::read_to_string(&log).unwrap_or_default();
+                bail!("{error}; its log:\n{log}");
+            }
+            if answers(&bootstrap) {
+                break;
+            }
+            if started.elapsed() > Duration::from_secs(120) {
+                bail!("{} did not answer within two minutes; see {}", system.title(), log.display());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(Self { bootstrap, process, ready_after: started.elapsed(), system })
+    }
+}
+
+fn tidegate(system: System, places: &Places, listen: &str) -> Command {
+    let mut command = Command::new(&places.tidegate);
+    command.arg("serve").arg("--data-dir").arg(places.data.join("tidegate"));
+    command.args(["--listen", listen, "--admin", "127.0.0.1:0", "--durability"]);
+    command.arg(if system == System::TidegateOs { "os" } else { "fsync" });
+    command
+}
+
+fn kafka(system: System, places: &Places, port: u16) -> Result<Command> {
+    let classes = format!("{}/*", places.kafka_jars.display());
+    let controller = free_port()?;
+    let logs = places.data.join("kafka");
+    let flush = if system == System::KafkaFlush { "log.flush.interval.messages=1\n" } else { "" };
+    let properties = places.data.join("server.properties");
+    fs::write(
+        &properties,
+        format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\nlog.dirs={}\n\
+             offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
+             transaction.state.log.min.isr=1\nshare.coordinator.state.topic.replication.factor=1\n\
+             share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n{flush}",
+            logs.display()
+        ),
+    )?;
+    let format = Command::new("java")
+        .args(["-cp", &classes, "kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c"])
+        .arg(&properties)
+        .output()
+        .context("running java (Java 17 or newer is needed for Apache Kafka)")?;
+    if !format.status.success() {
+        bail!("formatting Apache Kafka's directory failed: {}", String::from_utf8_lossy(&format.stderr));
+    }
+    let mut command = Command::new("java");
+    // The heap and the collector of Apache Kafka's own start script.
+    command.args(["-Xms1g", "-Xmx1g", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"]);
+    command.args(["-XX:InitiatingHeapOccupancyPercent=35", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]);
+    command.args(["-cp", &classes, "kafka.Kafka"]).arg(&properties);
+    Ok(command)
+}
+
+/// The jars of Apache Kafka: fetched by Maven once.
+pub(crate) fn fetch_kafka(jars: &Path) -> Result<()> {
+    if jars.join("kafka_2.13-4.3.0.jar").exists() {
+        return Ok(());
+    }
+    eprintln!("fetching Apache Kafka 4.3.0 with Maven into {}", jars.display());
+    let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join("kafka/pom.xml");
+    let status = Command::new("mvn")
+        .args(["-q", "-B", "-f"])
+        .arg(pom)
+        .arg("dependency:copy-dependencies")
+        .arg(format!("-DoutputDirectory={}", jars.display()))
+        .status()
+        .context("running mvn: install Maven, or leave Kafka out with --systems tidegate,tidegate-os")?;
+    if !status.success() {
+        bail!("Maven could not fetch Apache Kafka; leave it out with --systems tidegate,tidegate-os");
+    }
+    Ok(())
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Whether it answers ApiVersions, what every client asks first.
+fn answers(address: &str) -> bool {
+    // Length, key 18, version 0, correlation id 1, client id null.
+    const ASK_VERSIONS: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];
+    let ask = |request: &[u8]| -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(request)?;
+        let mut length = [0; 4];
+        stream.read_exact(&mut length)?;
+        let mut answer = vec![0; u32::from_be_bytes(length).min(1 << 20) as usize];
+        stream.read_exact(&mut answer)?;
+        Ok(answer)
+    };
+    // Correlation id, then the error code 0.
+    ask(&ASK_VERSIONS).is_ok_and(|answer| answer.len() > 6 && answer[4..6] == [0, 0])
+}
