@@ -32,6 +32,14 @@ pub enum DataDirectoryError {
         path.display()
     )]
     InUse { path: PathBuf, holder: Holder },
+    #[error(
+        "a broker ({holder}) is running on {}, and its files change while they are read. Stop it first (kill -TERM), or copy the \
+         directory from a snapshot of its file system and look at the copy",
+        path.display()
+    )]
+    Running { path: PathBuf, holder: Holder },
+    #[error("{} is no data directory: it has no {META_FILE}. Name the directory that the broker's --data-dir names", path.display())]
+    NoDataDirectory { path: PathBuf },
     #[error("{operation} {}: {source}", path.display())]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
     #[error(
@@ -149,6 +157,38 @@ impl DataDirectory {
             write(&self.path, &self.meta)?;
         }
         Ok(())
+    }
+}
+
+/// A data directory whose broker is stopped, and stays so until this is dropped.
+#[derive(Debug)]
+pub struct StoppedDirectory {
+    /// The absolute path.
+    pub path: PathBuf,
+    /// What it says of itself; damage is no hindrance to looking at the rest.
+    pub meta: Result<Meta, DataDirectoryError>,
+    _lock: File,
+}
+
+impl StoppedDirectory {
+    /// Locks a data directory that is there, to look at it.
+    ///
+    /// # Errors
+    /// [`DataDirectoryError::NoDataDirectory`], [`DataDirectoryError::Running`], and what the file system says.
+    pub fn open(path: &Path) -> Result<Self, DataDirectoryError> {
+        let path = path.canonicalize().map_err(io_error("resolve", path))?;
+        let meta_path = path.join(META_FILE);
+        let bytes = fs::read(&meta_path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                DataDirectoryError::NoDataDirectory { path: path.clone() }
+            }
+            _ => DataDirectoryError::Io { operation: "read", path: meta_path.clone(), source },
+        })?;
+        let lock = lock(&path).map_err(|error| match error {
+            DataDirectoryError::InUse { path, holder } => DataDirectoryError::Running { path, holder },
+            other => other,
+        })?;
+        Ok(Self { meta: parse(&meta_path, &bytes), path, _lock: lock })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What storage says when something does not go: to whoever appends, reads or opens.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tidegate_records::ids::{Offset, TopicPartition};
 
@@ -108,6 +108,22 @@ pub enum Damage {
     Manifest { file: PathBuf },
     #[error("{} cannot be read: {message}. Check the disk (dmesg) and the permissions, then restart", file.display())]
     Unreadable { file: PathBuf, message: String },
+}
+
+impl Damage {
+    /// The file, and where in it, as far as that is one place.
+    #[must_use]
+    pub fn place(&self) -> (&Path, Option<u64>, Option<Offset>) {
+        match self {
+            Self::JournalRound { file, position, .. } => (file, Some(*position), None),
+            Self::JournalBatch { file, position, next_offset } => (file, Some(*position), Some(*next_offset)),
+            Self::JournalGap { file, expected, .. } => (file, None, Some(*expected)),
+            Self::Segment { file, position, offset } => (file, Some(*position), Some(*offset)),
+            Self::SegmentMissing { file } | Self::Manifest { file } | Self::Unreadable { file, .. } => {
+                (file, None, None)
+            }
+        }
+    }
 }
 
 impl From<DiskError> for Damage {

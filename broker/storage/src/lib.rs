@@ -16,10 +16,12 @@ mod lookup;
 mod migrate;
 mod partition;
 mod read;
+pub mod read_only;
 mod recovery;
 pub mod segment;
 mod segment_writer;
 mod store;
+pub mod verify;
 
 pub use change::{Rewrite, StoredBatch, remove_orphans};
 pub use commit::RoundReport;

@@ -21,7 +21,7 @@ use crate::{
 
 const MAGIC: [u8; 8] = *b"TGLAYOUT";
 
-fn layout_path() -> PathBuf {
+pub(crate) fn layout_path() -> PathBuf {
     PathBuf::from("layout.tgm")
 }
 

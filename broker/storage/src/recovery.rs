@@ -33,8 +33,8 @@ use crate::{
     segment::{
         format::{ExtentHeader, decode_extent},
         index::IndexFile,
-        manifest::{self, Manifest, SegmentState},
-        scan::{Committed, scan_segment},
+        manifest::{self, Manifest, Segment, SegmentState},
+        scan::{Committed, ShardCommitted, scan_segment},
     },
     store::{Inner, PartitionSpec, State, Store, StoreOptions},
 };
@@ -82,30 +82,19 @@ impl<D: Disk> Store<D> {
             loaded.insert(spec.topic_partition, load_partition(&disk, spec).await?);
         }
         let mut scan = scan_journal(&disk, shard).await?;
-        cut_torn_rounds(&disk, &mut scan, &loaded).await?;
+        let find_segment = |topic_partition: TopicPartition, incarnation: u64| {
+            loaded.get(&topic_partition).and_then(|partition| partition.manifest.find_segment(incarnation))
+        };
+        cut_torn_rounds(&disk, &mut scan, &find_segment).await?;
         // What is read back now may not be on stable storage yet (the process died, not the machine). It will be acted upon.
         for file in &scan.files {
             disk.sync(&file.file).await?;
         }
 
-        let mut journal_from: BTreeMap<TopicPartition, Offset> = BTreeMap::new();
-        for entry in scan.rounds.iter().flat_map(|round| &round.entries) {
-            if let Entry::Batch { topic_partition, base_offset, .. }
-            | Entry::Extent { topic_partition, base_offset, .. } = entry
-            {
-                // The lowest, not the first: after a cut the log went on below where it was.
-                let from = journal_from.entry(*topic_partition).or_insert(*base_offset);
-                *from = (*from).min(*base_offset);
-            }
-        }
-        let last_round = scan.rounds.last().map_or((0, 0), |round| (round.header.session, round.header.round));
+        let journal_from = scan.lowest_offsets();
+        let shards = BTreeMap::from([(shard, ShardCommitted { settled_session, last_round: scan.last_round() })]);
         for (topic_partition, partition) in &mut loaded {
-            let committed = Committed {
-                journal_from: journal_from.get(topic_partition).copied(),
-                shard,
-                settled_session,
-                last_round,
-            };
+            let committed = Committed { journal_from: journal_from.get(topic_partition).copied(), shards: &shards };
             recover_segments(&disk, partition, &committed).await?;
         }
         // Every active segment ends where it should now: what earlier sessions left behind is cut off.
@@ -271,7 +260,7 @@ pub(crate) fn encode_snapshot(content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn decode_snapshot(bytes: &Bytes) -> Option<Bytes> {
+pub(crate) fn decode_snapshot(bytes: &Bytes) -> Option<Bytes> {
     let sum = u32::from_le_bytes(bytes.get(8..12)?.try_into().ok()?);
     let content = bytes.slice(12..);
     (bytes.get(..8)? == SNAPSHOT_MAGIC && crc32c::crc32c(&content) == sum).then_some(content)
@@ -334,15 +323,15 @@ async fn load_partition<D: Disk>(disk: &D, spec: PartitionSpec) -> Result<Partit
 }
 
 /// Drops the last rounds, as far as nothing proves that they were flushed, from the first one on that is not whole.
-async fn cut_torn_rounds<D: Disk>(
+pub(crate) async fn cut_torn_rounds<D: Disk>(
     disk: &D,
     scan: &mut JournalScan<D::File>,
-    partitions: &BTreeMap<TopicPartition, Partition>,
+    find_segment: &impl Fn(TopicPartition, u64) -> Option<Segment>,
 ) -> Result<(), DiskError> {
     let first_unproven = scan.rounds.partition_point(|round| round.header.round <= scan.flushed_through);
     let mut keep = first_unproven;
     while let Some(round) = scan.rounds.get(keep) {
-        if !is_whole(disk, &scan.files[round.file], round, partitions).await? {
+        if !is_whole(disk, &scan.files[round.file], round, find_segment).await? {
             break;
         }
         keep += 1;
@@ -359,7 +348,7 @@ async fn is_whole<D: Disk>(
     disk: &D,
     file: &ScannedFile<D::File>,
     round: &ScannedRound,
-    partitions: &BTreeMap<TopicPartition, Partition>,
+    find_segment: &impl Fn(TopicPartition, u64) -> Option<Segment>,
 ) -> Result<bool, DiskError> {
     let Some(bodies) = read_bodies(disk, file, round).await? else { return Ok(false) };
     for (entry, body) in round.entries.iter().zip(&bodies) {
@@ -370,12 +359,9 @@ async fn is_whole<D: Disk>(
                 }
             }
             Entry::Extent { topic_partition, incarnation, position_blocks, length, crc, .. } => {
-                let segment = partitions.get(topic_partition).and_then(|partition| {
-                    partition.manifest.segments.iter().find(|segment| segment.incarnation == *incarnation)
-                });
                 // Its partition was deleted, or its segment: not a question any more.
-                let Some(segment) = segment else { continue };
-                let path = manifest::segment_path(*topic_partition, segment);
+                let Some(segment) = find_segment(*topic_partition, *incarnation) else { continue };
+                let path = manifest::segment_path(*topic_partition, &segment);
                 let Ok(file) = disk.open(&path, Access::Direct).await else { continue };
                 let position = u64::from(*position_blocks) * crate::disk::BLOCK_BYTES as u64;
                 let bytes = disk.read(&file, position, *length as usize).await?;
@@ -395,7 +381,7 @@ async fn is_whole<D: Disk>(
 async fn recover_segments<D: Disk>(
     disk: &D,
     partition: &mut Partition,
-    committed: &Committed,
+    committed: &Committed<'_>,
 ) -> Result<(), DiskError> {
     let topic_partition = partition.manifest.topic_partition;
     let settle = |partition: &mut Partition, end: Offset| {

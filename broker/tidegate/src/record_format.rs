@@ -136,7 +136,7 @@ fn to_json(record: &impl Message) -> Value {
 }
 
 /// A string where the bytes are UTF-8, else `{"base64": "..."}`, which `produce --format json` takes back.
-fn text(bytes: Option<&[u8]>) -> Value {
+pub(crate) fn text(bytes: Option<&[u8]>) -> Value {
     match bytes {
         None => Value::Null,
         Some(bytes) => match std::str::from_utf8(bytes) {

@@ -133,6 +133,20 @@ impl MetadataLog {
         Ok(Recovered { log, entries, torn_bytes })
     }
 
+    /// The entries of the log below the data directory, and how many bytes of a torn end follow. Changes nothing; no log is an empty
+    /// one.
+    ///
+    /// # Errors
+    /// Damage, and what the file system says.
+    pub fn read(data_directory: &Path) -> Result<(Vec<Entry>, u64), MetadataLogError> {
+        let path = data_directory.join("metadata").join("log.tgm");
+        match fs::read(&path) {
+            Ok(bytes) => scan(&path, &bytes).map(|(entries, end)| (entries, bytes.len() as u64 - end)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Vec::new(), 0)),
+            Err(source) => Err(MetadataLogError::Io { operation: "read", path, source }),
+        }
+    }
+
     /// Appends changes and syncs them, once for all. Returns the index of the first.
     ///
     /// # Errors

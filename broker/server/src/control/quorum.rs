@@ -47,19 +47,16 @@ impl Quorum {
                 "cut a torn end off the metadata log: a change that was being written when the broker stopped, and was not in force"
             );
         }
-        let mut image = empty;
-        for Entry { index, kind, payload } in &recovered.entries {
-            let unreadable = |source| QuorumError::Unreadable { index: *index, source };
-            let changes: Vec<MetadataChange> = match kind {
-                EntryKind::Change => vec![serde_json::from_slice(payload).map_err(unreadable)?],
-                EntryKind::Snapshot => serde_json::from_slice(payload).map_err(unreadable)?,
-            };
-            for change in changes {
-                image.validate(&change).map_err(|source| QuorumError::Inapplicable { index: *index, source })?;
-                image = image.apply(&change);
-            }
-        }
+        let image = replay(&recovered.entries, empty)?;
         Ok(Self { log: recovered.log, image: Arc::new(image) })
+    }
+
+    /// The metadata of a data directory whose broker is stopped. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Quorum::open`].
+    pub fn read(data_directory: &Path) -> Result<MetadataImage, QuorumError> {
+        replay(&MetadataLog::read(data_directory)?.0, MetadataImage::default())
     }
 
     /// The newest image.
@@ -122,6 +119,22 @@ impl Quorum {
 }
 
 /// The change as it is committed: a new topic gets its id here, so that every proposer may leave it open.
+fn replay(entries: &[Entry], empty: MetadataImage) -> Result<MetadataImage, QuorumError> {
+    let mut image = empty;
+    for Entry { index, kind, payload } in entries {
+        let unreadable = |source| QuorumError::Unreadable { index: *index, source };
+        let changes: Vec<MetadataChange> = match kind {
+            EntryKind::Change => vec![serde_json::from_slice(payload).map_err(unreadable)?],
+            EntryKind::Snapshot => serde_json::from_slice(payload).map_err(unreadable)?,
+        };
+        for change in changes {
+            image.validate(&change).map_err(|source| QuorumError::Inapplicable { index: *index, source })?;
+            image = image.apply(&change);
+        }
+    }
+    Ok(image)
+}
+
 fn with_id(change: MetadataChange) -> MetadataChange {
     match change {
         MetadataChange::CreateTopic { name, id, partitions, configs } if id.is_empty() => {

@@ -3,9 +3,10 @@
 //! A round that cannot be read is a torn tail (normal) unless something later proves that it was flushed: then it is damage. Every
 //! round and every file header says up to which round all was on stable storage when it was written.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use bytes::Bytes;
+use tidegate_records::ids::{Offset, TopicPartition};
 
 use super::{
     files::{file_path, file_sequence, shard_directory},
@@ -84,6 +85,28 @@ pub(crate) struct JournalScan<F> {
     pub(crate) flushed_through: u64,
     /// The largest sequence of any file.
     pub(crate) sequence_max: u64,
+}
+
+impl<F> JournalScan<F> {
+    /// Of each partition the offset from which on the journal has its batches.
+    pub(crate) fn lowest_offsets(&self) -> BTreeMap<TopicPartition, Offset> {
+        let mut lowest = BTreeMap::new();
+        for entry in self.rounds.iter().flat_map(|round| &round.entries) {
+            if let Entry::Batch { topic_partition, base_offset, .. }
+            | Entry::Extent { topic_partition, base_offset, .. } = entry
+            {
+                // The lowest, not the first: after a cut the log went on below where it was.
+                let from = lowest.entry(*topic_partition).or_insert(*base_offset);
+                *from = (*from).min(*base_offset);
+            }
+        }
+        lowest
+    }
+
+    /// The session and number of the last round; zeros without one.
+    pub(crate) fn last_round(&self) -> (u64, u64) {
+        self.rounds.last().map_or((0, 0), |round| (round.header.session, round.header.round))
+    }
 }
 
 struct Found {

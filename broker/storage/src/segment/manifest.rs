@@ -151,6 +151,10 @@ impl Manifest {
         self.segments.last().map_or(self.end_without_segments, |segment| segment.next_offset)
     }
 
+    pub(crate) fn find_segment(&self, incarnation: u64) -> Option<Segment> {
+        self.segments.iter().find(|segment| segment.incarnation == incarnation).copied()
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + SEGMENT_BYTES * self.segments.len() + EPOCH_BYTES * self.epochs.len());
         out.put_slice(&MAGIC);

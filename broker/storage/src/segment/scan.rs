@@ -1,5 +1,7 @@
 //! Reading a segment back: where the extents of the active one end, and the index of a sealed one whose index file is lost.
 
+use std::collections::BTreeMap;
+
 use bytes::Buf;
 use tidegate_records::{
     ids::{Offset, TopicPartition},
@@ -18,29 +20,35 @@ use crate::{
     partition::ActiveIndex,
 };
 
-/// What recovery knows from the journal when it looks at a segment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Committed {
-    /// From this offset on the journal has the partition's batches, so a segment may be torn there. `None`: the segment has all.
-    pub(crate) journal_from: Option<Offset>,
-    pub(crate) shard: u16,
+/// What is known of a shard's rounds when a segment is looked at: extents that it wrote may be of a round that never was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ShardCommitted {
     /// What sessions up to this one wrote was looked at by an opening that came to its end, or by a clean close.
     pub(crate) settled_session: u64,
     /// The session and number of the journal's last whole round. Extents that a later round wrote are not committed.
     pub(crate) last_round: (u64, u64),
 }
 
-impl Committed {
-    fn includes(&self, header: &ExtentHeader) -> bool {
+/// What the journal says of a partition when its active segment is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Committed<'a> {
+    /// From this offset on the journal has the partition's batches, so a segment may be torn there. `None`: the segment has all.
+    pub(crate) journal_from: Option<Offset>,
+    /// What other shards wrote is committed: they were drained.
+    pub(crate) shards: &'a BTreeMap<u16, ShardCommitted>,
+}
+
+impl Committed<'_> {
+    pub(crate) fn includes(&self, header: &ExtentHeader) -> bool {
         let place = &header.place;
         place.round == 0
-            || place.shard != self.shard
-            || place.session <= self.settled_session
-            || (place.session, place.round) <= self.last_round
+            || self.shards.get(&place.shard).is_none_or(|shard| {
+                place.session <= shard.settled_session || (place.session, place.round) <= shard.last_round
+            })
     }
 
     /// Whether the segment alone answers for what follows `offset`.
-    fn is_settled(&self, offset: Offset) -> bool {
+    pub(crate) fn is_settled(&self, offset: Offset) -> bool {
         self.journal_from.is_none_or(|from| offset < from)
     }
 }
@@ -60,7 +68,7 @@ pub(crate) async fn scan_segment<D: Disk>(
     file: &D::File,
     entry: &Segment,
     known: Option<IndexFile>,
-    committed: &Committed,
+    committed: &Committed<'_>,
 ) -> Result<Result<SegmentScan, Damage>, DiskError> {
     let path = manifest::segment_path(topic_partition, entry);
     let damage = |position: u64, offset: Offset| Damage::Segment { file: path.clone(), position, offset };
@@ -119,25 +127,38 @@ pub(crate) async fn scan_segment<D: Disk>(
         scan.active.session = header.place.session;
         scan.active.index.entries.push(IndexEntry::new(&header));
     }
-    // Something that cannot be read, and whole extents after it that were written later: that is not a torn end.
-    if committed.is_settled(scan.segment.next_offset) {
-        let mut position = scan.segment.end_position;
-        while position + (EXTENT_HEADER_BYTES as u64) < file_bytes {
-            if let Some(header) = extent_header_at(&mut reader, topic_partition, entry.incarnation, position).await?
-                && header.place.session >= scan.active.session
-                && header.base_offset >= scan.segment.next_offset
-                && committed.includes(&header)
-            {
-                return Ok(Err(damage(scan.segment.end_position, scan.segment.next_offset)));
-            }
-            position += BLOCK_BYTES as u64;
-        }
+    if committed.is_settled(scan.segment.next_offset)
+        && goes_on_later(&mut reader, topic_partition, &scan.segment, scan.active.session, committed).await?
+    {
+        return Ok(Err(damage(scan.segment.end_position, scan.segment.next_offset)));
     }
     Ok(Ok(scan))
 }
 
+/// Whether whole extents that were written later stand somewhere after the end of `segment`: then what is there is no torn end.
+pub(crate) async fn goes_on_later<D: Disk>(
+    reader: &mut PieceReader<'_, D>,
+    topic_partition: TopicPartition,
+    segment: &Segment,
+    session: u64,
+    committed: &Committed<'_>,
+) -> Result<bool, DiskError> {
+    let mut position = segment.end_position;
+    while position + (EXTENT_HEADER_BYTES as u64) < reader.file_bytes() {
+        if let Some(header) = extent_header_at(reader, topic_partition, segment.incarnation, position).await?
+            && header.place.session >= session
+            && header.base_offset >= segment.next_offset
+            && committed.includes(&header)
+        {
+            return Ok(true);
+        }
+        position += BLOCK_BYTES as u64;
+    }
+    Ok(false)
+}
+
 /// The header of the extent at `position`, if there is one that belongs there and fits into the file.
-async fn extent_header_at<D: Disk>(
+pub(crate) async fn extent_header_at<D: Disk>(
     reader: &mut PieceReader<'_, D>,
     topic_partition: TopicPartition,
     incarnation: u64,
@@ -153,7 +174,7 @@ async fn extent_header_at<D: Disk>(
 }
 
 /// The append time of the last batch of an extent, whose bytes reach at least to the batches.
-fn last_append_time(header: &ExtentHeader, bytes: &[u8]) -> Timestamp {
+pub(crate) fn last_append_time(header: &ExtentHeader, bytes: &[u8]) -> Timestamp {
     let delta =
         header.batches_at().checked_sub(4).and_then(|at| bytes.get(at..at + 4)).map_or(0, |mut time| time.get_i32_le());
     Timestamp(header.append_time.0.saturating_add(i64::from(delta)))

@@ -6,6 +6,7 @@ mod config;
 mod consume;
 mod demo;
 mod group;
+mod log;
 mod plugin;
 mod produce;
 mod serve;
@@ -61,6 +62,7 @@ enum Command {
     Group(group::GroupArgs),
     Cluster(cluster::ClusterArgs),
     Plugin(plugin::PluginArgs),
+    Log(log::LogArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
     Demo(demo::DemoArgs),
@@ -76,6 +78,7 @@ impl Cli {
             Command::Group(args) => args.run(out),
             Command::Cluster(args) => args.run(out),
             Command::Plugin(args) => args.run(out),
+            Command::Log(args) => args.run(out),
             Command::Config(args) => args.run(out),
             Command::Completions(args) => args.run(out),
             Command::Demo(args) => args.run(out),

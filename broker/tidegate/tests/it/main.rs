@@ -9,6 +9,7 @@ mod clients;
 mod durability;
 mod faults;
 mod librdkafka;
+mod log;
 mod plugins;
 mod raw;
 mod serve;
