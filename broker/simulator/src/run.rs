@@ -13,6 +13,7 @@ use tidegate_storage::{
     StoreOptions,
     disk::{DiskErrorKind, Flush},
     migrate,
+    verify::{Seen, verify},
 };
 
 use crate::{
@@ -233,6 +234,10 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
             world.disk.plan_fault(None);
             stop = None;
         }
+        // What a crash leaves is no damage: `tidegate log verify` must find the directory whole.
+        if let Some(what) = first_finding(&world.disk) {
+            return Err(Failure { seed, what: format!("verify after cycle {cycle}: {what}") });
+        }
         cycle += 1;
         // The last opening must be looked at too.
         if cycle == cycles && stop.is_some() {
@@ -244,6 +249,19 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
     summary.direct_batches = *world.direct_batches.borrow();
     summary.hash = trace.hash();
     Ok(summary)
+}
+
+/// The first thing that is wrong with the files as they are.
+fn first_finding(disk: &SimulatedDisk) -> Option<String> {
+    let partitions = (0..PARTITIONS).map(topic_partition).collect();
+    let mut first = None;
+    let mut see = |seen: Seen<'_>| {
+        if let Seen::Finding(finding) = seen {
+            first.get_or_insert_with(|| finding.to_string());
+        }
+    };
+    let done = disk.look_on(verify(disk, Some(&partitions), &mut see));
+    first.or(done.err().map(|error| error.to_string()))
 }
 
 /// From opening the stores to closing them, unless the machine stops before.
