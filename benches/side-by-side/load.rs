@@ -114,6 +114,7 @@ impl Load {
             .set("batch.size", shape.batch_bytes.to_string())
             .set("batch.num.messages", shape.batch_records.to_string())
             .set("queue.buffering.max.messages", "100000")
+            .set("message.timeout.ms", "600000")
             .set("socket.nagle.disable", "true")
             .create_with_context(Counting(Arc::clone(&deliveries)))?;
         Ok(Self {
