@@ -94,7 +94,7 @@ pub struct Meta {
     /// Kafka's form: 22 characters of URL-safe base64.
     pub cluster_id: String,
     pub node_id: i32,
-    /// With how many shards it was last run. Another number moves partitions between shards at start.
+    /// With how many shards it was last run. For people: what decides whether journals must be emptied is storage's `layout.tgm`.
     pub shards: u16,
 }
 

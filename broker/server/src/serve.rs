@@ -250,11 +250,20 @@ fn start_shards(
     let clock = Clock::start();
     let disk =
         DiskOptions { root: directory.path().to_path_buf(), one_flush_for_all_files: report.one_flush_for_all_files };
-    let old_shards = directory.meta().shards;
-    if old_shards != shards && old_shards > 0 {
-        tracing::info!(old_shards, shards, "the number of shards has changed: emptying the journals of the old ones");
-        executor::migrate(&control.image, &disk, &log, BrokerId(config.node_id), old_shards, &metrics[0])
-            .map_err(|reason| ServeError::Shard { shard: 0, reason })?;
+    let prepared = executor::prepare(&control.image, control.deleted_topics.clone(), &disk, &log, shards, &metrics[0])
+        .map_err(|reason| ServeError::Shard { shard: 0, reason })?;
+    if prepared.drained {
+        tracing::info!(shards, "the number of shards has changed: emptied the journals of the old ones");
+    }
+    if !prepared.orphans.removed.is_empty() {
+        tracing::info!(partitions = prepared.orphans.removed.len(), "removed what was left of deleted topics");
+    }
+    for partition in &prepared.orphans.kept {
+        tracing::warn!(
+            directory = %format!("partitions/{partition}"),
+            "no topic has this partition, and nothing says that it was deleted: left as it is. If metadata/log.tgm was restored, it is \
+             older than the topic; if the records are not wanted, delete the directory"
+        );
     }
     let handle = control.handle.clone();
     let reports = control.handle.clone();

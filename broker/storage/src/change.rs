@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, path::Path};
 use bytes::Bytes;
 use tidegate_records::{
     batch::BatchHeader,
-    ids::{Offset, TopicPartition},
+    ids::{Offset, TopicId, TopicPartition},
     time::Timestamp,
 };
 
@@ -560,19 +560,37 @@ async fn remove_partition_files<D: Disk>(disk: &D, topic_partition: TopicPartiti
     disk.remove_directory(&directory).await
 }
 
-/// Removes the directories of partitions that are not in `known`: their topics were deleted, and a crash left the files. To be called
-/// once at start, by one shard, with the partitions of all shards.
+/// Directories of partitions that no topic has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orphans {
+    /// Removed, because their topic was deleted.
+    pub removed: Vec<TopicPartition>,
+    /// Left where they are: nothing says that their topic was deleted. The metadata may be older than they are.
+    pub kept: Vec<TopicPartition>,
+}
+
+/// Finds the directories of partitions that are not in `known`, and removes those whose topic is in `deleted`: a crash left their
+/// files. To be called once at start, before any store is opened, with the partitions of all shards.
 ///
 /// # Errors
 /// [`DiskError`].
-pub async fn remove_orphans<D: Disk>(disk: &D, known: &BTreeSet<TopicPartition>) -> Result<usize, DiskError> {
-    let mut removed = 0;
+pub async fn remove_orphans<D: Disk>(
+    disk: &D,
+    known: &BTreeSet<TopicPartition>,
+    deleted: &BTreeSet<TopicId>,
+) -> Result<Orphans, DiskError> {
+    let mut orphans = Orphans::default();
     for name in disk.list(Path::new(manifest::PARTITIONS_DIRECTORY)).await? {
         let Some(topic_partition) = manifest::partition_of_directory(&name) else { continue };
-        if !known.contains(&topic_partition) {
+        if known.contains(&topic_partition) {
+            continue;
+        }
+        if deleted.contains(&topic_partition.topic) {
             remove_partition_files(disk, topic_partition).await?;
-            removed += 1;
+            orphans.removed.push(topic_partition);
+        } else {
+            orphans.kept.push(topic_partition);
         }
     }
-    Ok(removed)
+    Ok(orphans)
 }

@@ -23,7 +23,7 @@ mod segment_writer;
 mod store;
 pub mod verify;
 
-pub use change::{Rewrite, StoredBatch, remove_orphans};
+pub use change::{Orphans, Rewrite, StoredBatch, remove_orphans};
 pub use commit::RoundReport;
 pub use error::{AppendError, ChangeError, Damage, Fatal, OpenError, ReadError};
 pub use lookup::{Found, Wanted};

@@ -420,22 +420,6 @@ impl<D: Disk> Store<D> {
         offline.collect()
     }
 
-    /// Bytes of batches that may be appended before the next look, if they come in batches of at most `batch_bytes_max`. Cheap: to
-    /// be asked before each turn.
-    #[must_use]
-    pub fn append_room(&self, batch_bytes_max: usize) -> usize {
-        let state = self.inner.state.borrow();
-        let options = &self.inner.options;
-        if state.admit(batch_bytes_max, options).is_err() {
-            return 0;
-        }
-        let pending = options.pending_bytes_max.saturating_sub(state.pending_bytes);
-        let unapplied = options.unapplied_bytes_max.saturating_sub(state.unapplied_bytes + state.pending_bytes);
-        let largest = state.pending_batch_bytes_max.max(batch_bytes_max) as u64;
-        let journal = state.journal.room(largest).saturating_sub(state.pending_bytes as u64);
-        pending.min(unapplied).min(usize::try_from(journal).unwrap_or(usize::MAX)).max(batch_bytes_max)
-    }
-
     /// Whether `topic_partition` may be changed: there, online, and the store takes writes.
     pub(crate) fn check_change(&self, topic_partition: TopicPartition) -> Result<(), ChangeError> {
         let state = self.inner.state.borrow();

@@ -5,7 +5,7 @@
 //! it on whichever shard it asks next.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,6 +18,7 @@ use tidegate_model::{
     metadata::{MetadataChange, MetadataError, MetadataImage, Plugin, ProposalResult},
     topic_config::Attachment,
 };
+use tidegate_records::ids::TopicId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -189,6 +190,8 @@ pub struct Control {
     pub handle: ControlHandle,
     /// The metadata as it was found; shards start with it.
     pub image: Arc<MetadataImage>,
+    /// The topics that were deleted lately: a crash may have left files of theirs.
+    pub deleted_topics: BTreeSet<TopicId>,
     /// Its plugins, ready to run; shards start with them.
     pub plugins: Vec<LoadedPlugin>,
     /// Where the admin endpoint listens.
@@ -208,6 +211,7 @@ impl Control {
         let admin_address = listener.local_addr().map_err(|source| ControlError::Thread { source })?;
         let quorum = Quorum::open(&data_directory, empty)?;
         let image = Arc::clone(quorum.image());
+        let deleted_topics = quorum.deleted_topics().clone();
         let (commands, receiver) = mpsc::unbounded_channel();
         let store = Arc::new(PluginStore::open(&data_directory, plugin_host)?);
         store.sweep(&image);
@@ -240,7 +244,7 @@ impl Control {
                 });
             })
             .map_err(|source| ControlError::Thread { source })?;
-        Ok(Self { handle, image, plugins: started_with, admin: admin_address, thread })
+        Ok(Self { handle, image, deleted_topics, plugins: started_with, admin: admin_address, thread })
     }
 
     /// Commits what was proposed before, answers it, and ends the thread.

@@ -3,7 +3,7 @@
 //! Owns the newest [`MetadataImage`] and the metadata log. A change is validated against the newest image, written and synced,
 //! and only then applied and shown to anyone. The rules are `model::metadata`'s.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use tidegate_model::metadata::{Committed, MetadataChange, MetadataError, MetadataImage, ProposalResult};
 use tidegate_records::ids::TopicId;
@@ -31,6 +31,7 @@ pub enum QuorumError {
 pub struct Quorum {
     log: MetadataLog,
     image: Arc<MetadataImage>,
+    deleted_topics: BTreeSet<TopicId>,
 }
 
 impl Quorum {
@@ -47,8 +48,8 @@ impl Quorum {
                 "cut a torn end off the metadata log: a change that was being written when the broker stopped, and was not in force"
             );
         }
-        let image = replay(&recovered.entries, empty)?;
-        Ok(Self { log: recovered.log, image: Arc::new(image) })
+        let Replayed { image, deleted_topics } = replay(&recovered.entries, empty)?;
+        Ok(Self { log: recovered.log, image: Arc::new(image), deleted_topics })
     }
 
     /// The metadata of a data directory whose broker is stopped. Changes nothing.
@@ -56,7 +57,12 @@ impl Quorum {
     /// # Errors
     /// As [`Quorum::open`].
     pub fn read(data_directory: &Path) -> Result<MetadataImage, QuorumError> {
-        replay(&MetadataLog::read(data_directory)?.0, MetadataImage::default())
+        Ok(replay(&MetadataLog::read(data_directory)?.0, MetadataImage::default())?.image)
+    }
+
+    /// The topics that the log says were deleted, since its snapshot: what is left of their files may go.
+    pub fn deleted_topics(&self) -> &BTreeSet<TopicId> {
+        &self.deleted_topics
     }
 
     /// The newest image.
@@ -119,8 +125,14 @@ impl Quorum {
 }
 
 /// The change as it is committed: a new topic gets its id here, so that every proposer may leave it open.
-fn replay(entries: &[Entry], empty: MetadataImage) -> Result<MetadataImage, QuorumError> {
+struct Replayed {
+    image: MetadataImage,
+    deleted_topics: BTreeSet<TopicId>,
+}
+
+fn replay(entries: &[Entry], empty: MetadataImage) -> Result<Replayed, QuorumError> {
     let mut image = empty;
+    let mut deleted_topics = BTreeSet::new();
     for Entry { index, kind, payload } in entries {
         let unreadable = |source| QuorumError::Unreadable { index: *index, source };
         let changes: Vec<MetadataChange> = match kind {
@@ -130,9 +142,12 @@ fn replay(entries: &[Entry], empty: MetadataImage) -> Result<MetadataImage, Quor
         for change in changes {
             image.validate(&change).map_err(|source| QuorumError::Inapplicable { index: *index, source })?;
             image = image.apply(&change);
+            if let MetadataChange::DeleteTopic { id } = &change {
+                deleted_topics.extend(TopicId::from_hex(id));
+            }
         }
     }
-    Ok(image)
+    Ok(Replayed { image, deleted_topics })
 }
 
 fn with_id(change: MetadataChange) -> MetadataChange {

@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
@@ -16,20 +16,21 @@ use glommio::{LocalExecutorBuilder, Placement, timer};
 use tidegate_model::metadata::{MetadataChange, MetadataImage, ProposalResult};
 use tidegate_plugin_host::LogLevel;
 use tidegate_records::{
-    ids::{BrokerId, ShardId},
+    ids::{ShardId, TopicId},
     time::{Instant, Now, Timestamp},
 };
 use tidegate_shard::{
     ConnectionId, Effect, Effects, Input, Shard, ShardIdentity, ShardSettings,
     message::{Ask, Origin, Reply},
 };
+use tidegate_storage::Orphans;
 
 use super::{
     acceptor::OpenConnections,
     connection::{Connection, Incoming, Received},
     disk::{DiskOptions, UringDisk},
     event::Event,
-    log::{Log, LogOptions},
+    log::{Log, LogOptions, partition_specs},
     mailbox::{Letter, Mailbox, Mailboxes, NewConnection},
     memory::Memory,
     reporting::{Report, report_loop},
@@ -101,33 +102,42 @@ pub struct ShardSetup {
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
 }
 
-/// Empties the journals of shards that ran with another number of shards, so that any number can open next.
+/// What [`prepare`] did.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The directory was used with another number of shards: their journals were emptied.
+    pub drained: bool,
+    pub orphans: Orphans,
+}
+
+/// Makes a data directory ready for `shards` shards, before any of them opens it: empties the journals if it was used with another
+/// number, and removes what a crash left of topics that were deleted.
 ///
 /// # Errors
 /// A journal could not be read or applied; the text says which and what to do.
-pub fn migrate(
+pub fn prepare(
     image: &Arc<MetadataImage>,
+    deleted: BTreeSet<TopicId>,
     disk: &DiskOptions,
     log: &LogOptions,
-    broker: BrokerId,
-    old_shards: u16,
+    shards: u16,
     metrics: &Arc<ShardMetrics>,
-) -> Result<(), String> {
-    for shard in 0..old_shards {
-        let identity = ShardIdentity { shard: ShardId(shard), shards: old_shards, broker };
-        let (image, disk, log, metrics) = (Arc::clone(image), disk.clone(), log.clone(), Arc::clone(metrics));
-        let handle = LocalExecutorBuilder::default()
-            .name("migrate")
-            .io_memory(1 << 20)
-            .spawn(move || async move {
-                let disk = UringDisk::new(disk, metrics).map_err(|error| format!("io_uring: {error}"))?;
-                let (opened, _) = Log::open(disk, &log, &identity, &image).await?;
-                opened.close().await
-            })
-            .map_err(|error| error.to_string())?;
-        handle.join().map_err(|error| error.to_string())??;
-    }
-    Ok(())
+) -> Result<Prepared, String> {
+    let (image, disk, log, metrics) = (Arc::clone(image), disk.clone(), log.clone(), Arc::clone(metrics));
+    let handle = LocalExecutorBuilder::default()
+        .name("prepare")
+        .io_memory(1 << 20)
+        .spawn(move || async move {
+            let disk = UringDisk::new(disk, metrics).map_err(|error| format!("io_uring: {error}"))?;
+            let specs = partition_specs(&image, |_| true);
+            let known = specs.iter().map(|spec| spec.topic_partition).collect();
+            let orphans =
+                tidegate_storage::remove_orphans(&disk, &known, &deleted).await.map_err(|error| error.to_string())?;
+            let drained = tidegate_storage::migrate(&disk, &log.store, shards, &specs).await;
+            Ok(Prepared { drained: drained.map_err(|error| error.to_string())?, orphans })
+        })
+        .map_err(|error| error.to_string())?;
+    handle.join().map_err(|error| error.to_string())?
 }
 
 /// What recovery found on a shard.

@@ -6,25 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_model::{metadata::MetadataImage, partition::EpochStart, topic_config::TopicConfig};
-use tidegate_records::{
-    batch::{Batches, Compression, HEADER_BYTES},
-    compress,
-    ids::{Offset, TopicPartition},
-    record::Records,
-};
+use tidegate_records::ids::{Offset, TopicPartition};
 use tidegate_shard::{AppendBatch, Lookup, LookupAnswer, ReadOutcome, RecoveredPartition, ShardIdentity, ownership};
 use tidegate_storage::{
-    Append, AppendError, PartitionSpec, ReadError, ReadRequest, SegmentConfig, SegmentSummary, Store, StoreOptions,
-    disk::Flush,
+    Append, AppendError, Found, PartitionSpec, ReadError, ReadRequest, SegmentConfig, SegmentSummary, Store,
+    StoreOptions, Wanted, disk::Flush,
 };
 
 use super::disk::UringDisk;
 use crate::metrics::ShardMetrics;
 
-/// Bytes read at once while a record is looked for.
-const LOOKUP_BYTES: usize = 1 << 20;
-/// What a batch may decompress to while a record is looked for; it was within the topic's own limit when it came.
-const LOOKUP_DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
 /// Background work of one step, in bytes written: short enough that a commit round waits little for it.
 const APPLY_STEP_BYTES: usize = 256 << 10;
 
@@ -50,15 +41,8 @@ impl Log {
         image: &MetadataImage,
     ) -> Result<(Self, Vec<RecoveredPartition>), String> {
         let options = StoreOptions { shard: identity.shard, ..options.store.clone() };
-        let mut specs = Vec::new();
-        for topic in image.topics() {
-            for index in topic.partition_indexes() {
-                let topic_partition = TopicPartition::new(topic.id, index);
-                if ownership::owner(topic_partition, identity.shards) == identity.shard {
-                    specs.push(PartitionSpec { topic_partition, config: segment_config(&topic.config) });
-                }
-            }
-        }
+        let ours = |topic_partition| ownership::owner(topic_partition, identity.shards) == identity.shard;
+        let specs = partition_specs(image, ours);
         let (store, recovered) = Store::open(disk, options.clone(), specs).await.map_err(|error| error.to_string())?;
         let recovered = recovered
             .into_iter()
@@ -176,10 +160,7 @@ impl Log {
         at_least_one: bool,
     ) -> Result<Vec<Bytes>, ReadOutcome> {
         let request = ReadRequest { from, bytes_max, up_to, at_least_one };
-        self.store.read(partition, request).await.map_err(|error| match error {
-            ReadError::OutOfRange { .. } => ReadOutcome::OutOfRange,
-            error => ReadOutcome::Failed(error.to_string()),
-        })
+        self.store.read(partition, request).await.map_err(|error| read_outcome(&error))
     }
 
     /// Finds a record by time among those below `up_to`.
@@ -189,53 +170,19 @@ impl Log {
         lookup: Lookup,
         up_to: Offset,
     ) -> Result<Option<LookupAnswer>, ReadOutcome> {
-        let Some(offsets) = self.store.offsets(partition) else { return Ok(None) };
-        let segments = self.segments(partition);
-        let mut found: Option<LookupAnswer> = None;
-        for segment in segments {
-            let worth_it = match lookup {
-                Lookup::AtOrAfter(timestamp) => segment.max_timestamp >= timestamp,
-                Lookup::MaxTimestamp => found.is_none_or(|best| segment.max_timestamp > best.timestamp),
-            };
-            if !worth_it && segment.sealed {
-                continue;
-            }
-            let end = segment.next_offset.min(up_to);
-            let mut at = segment.base_offset.max(offsets.log_start_offset);
-            while at < end {
-                let read = self.read(partition, at, LOOKUP_BYTES, end, true).await?;
-                if read.is_empty() {
-                    break;
-                }
-                for (header, batch) in read.iter().flat_map(|bytes| Batches::new(bytes)).flatten() {
-                    at = header.next_offset();
-                    let worth_it = match lookup {
-                        Lookup::AtOrAfter(timestamp) => header.max_timestamp >= timestamp,
-                        Lookup::MaxTimestamp => found.is_none_or(|best| header.max_timestamp > best.timestamp),
-                    };
-                    if !worth_it {
-                        continue;
-                    }
-                    let codec = header.attributes.compression().unwrap_or(Compression::None);
-                    let body = Bytes::copy_from_slice(batch.get(HEADER_BYTES..).unwrap_or_default());
-                    let records = compress::decompress(codec, &body, LOOKUP_DECOMPRESSED_BYTES_MAX)
-                        .map_err(|error| ReadOutcome::Failed(error.to_string()))?;
-                    for record in Records::new(&records, header.records_count).flatten() {
-                        let (offset, timestamp) = (record.offset(&header), record.timestamp(&header));
-                        let answer = LookupAnswer { offset, timestamp, leader_epoch: header.partition_leader_epoch };
-                        match lookup {
-                            _ if offset < offsets.log_start_offset => {}
-                            Lookup::AtOrAfter(wanted) if timestamp >= wanted => return Ok(Some(answer)),
-                            Lookup::MaxTimestamp if found.is_none_or(|best| timestamp > best.timestamp) => {
-                                found = Some(answer);
-                            }
-                            _ => {}
-                        }
-                    }
-                }
-            }
+        let wanted = match lookup {
+            Lookup::AtOrAfter(timestamp) => Wanted::AtOrAfter(timestamp),
+            Lookup::MaxTimestamp => Wanted::MaxTimestamp,
+        };
+        match self.store.find_by_time(partition, wanted, up_to).await {
+            Ok(found) => Ok(found.map(|Found { offset, timestamp, leader_epoch }| LookupAnswer {
+                offset,
+                timestamp,
+                leader_epoch,
+            })),
+            Err(ReadError::Unknown(_)) => Ok(None),
+            Err(error) => Err(read_outcome(&error)),
         }
-        Ok(found)
     }
 
     pub(crate) fn create_partition(&self, topic_partition: TopicPartition, config: Option<&TopicConfig>) {
@@ -295,6 +242,27 @@ impl Log {
         metrics.journal_bytes_used.set(figures.journal_bytes);
         metrics.tail_cache_bytes.set(figures.tail_cache_bytes as u64);
         metrics.bytes_in_flight.set(figures.pending_bytes as u64);
+    }
+}
+
+/// The partitions that the metadata has, of which `wanted` is true.
+pub(crate) fn partition_specs(image: &MetadataImage, wanted: impl Fn(TopicPartition) -> bool) -> Vec<PartitionSpec> {
+    let mut specs = Vec::new();
+    for topic in image.topics() {
+        for index in topic.partition_indexes() {
+            let topic_partition = TopicPartition::new(topic.id, index);
+            if wanted(topic_partition) {
+                specs.push(PartitionSpec { topic_partition, config: segment_config(&topic.config) });
+            }
+        }
+    }
+    specs
+}
+
+fn read_outcome(error: &ReadError) -> ReadOutcome {
+    match error {
+        ReadError::OutOfRange { .. } => ReadOutcome::OutOfRange,
+        error => ReadOutcome::Failed(error.to_string()),
     }
 }
 

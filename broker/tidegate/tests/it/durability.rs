@@ -8,6 +8,10 @@ use std::{
     time::Duration,
 };
 
+use kafka_protocol::{
+    messages::{ApiKey, DeleteTopicsRequest, DeleteTopicsResponse, TopicName, delete_topics_request::DeleteTopicState},
+    protocol::StrBytes,
+};
 use rdkafka::{
     ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -150,4 +154,30 @@ fn another_number_of_shards_moves_partitions_without_loss() {
             assert!(records.iter().enumerate().all(|(index, (offset, _))| index as i64 == *offset));
         }
     }
+}
+
+#[test]
+fn what_is_left_of_a_deleted_topic_goes_and_what_no_topic_has_stays() {
+    let mut broker = Broker::start();
+    let id = create(&mut Raw::new(broker.connect()), "gone", 1);
+    let mut raw = Raw::new(broker.connect());
+    let partition = format!("{}-0", id.simple());
+    let directory = broker.data_dir().join("partitions").join(&partition);
+    let records = directory.join("00000000000000000000-1.tgs");
+    let stranger = broker.data_dir().join("partitions/000102030405060708090a0b0c0d0e0f-0");
+    let request = DeleteTopicsRequest::default()
+        .with_topics(vec![DeleteTopicState::default().with_name(Some(TopicName(StrBytes::from_static_str("gone"))))]);
+    let answer: DeleteTopicsResponse = raw.call(ApiKey::DeleteTopics, 6, &request);
+    assert_eq!(answer.responses[0].error_code, 0);
+    // As if the crash had come between the deletion and the removal of the files.
+    broker.kill();
+    for directory in [&directory, &stranger] {
+        std::fs::create_dir_all(directory).expect("made");
+    }
+    std::fs::write(&records, b"records").expect("written");
+    std::fs::write(stranger.join("00000000000000000000-1.tgs"), b"records").expect("written");
+    broker.restart();
+    assert!(!directory.exists(), "its topic was deleted");
+    assert!(stranger.join("00000000000000000000-1.tgs").exists(), "nothing says that its topic was deleted");
+    assert!(broker.logged().contains("000102030405060708090a0b0c0d0e0f-0"), "and it is said");
 }
