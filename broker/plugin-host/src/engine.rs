@@ -4,6 +4,15 @@
 //! price of a call), 4 GiB reservations (less brings bounds checks), instances from a pool, and on demand where the machine does
 //! not grant the address space for a pool (containers with a limit on virtual memory).
 
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::Thread,
+    time::Duration,
+};
+
 use sha2::{Digest, Sha256};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -40,6 +49,15 @@ pub struct Engine {
     pub(crate) metering: Metering,
     pooled: bool,
     fingerprint: [u8; 32],
+    clock: Arc<Clock>,
+}
+
+/// What the thread that ticks and the threads that call know of one another.
+#[derive(Default)]
+struct Clock {
+    calls: AtomicU64,
+    asleep: AtomicBool,
+    thread: OnceLock<Thread>,
 }
 
 /// The machine cannot run plugins at all.
@@ -64,7 +82,7 @@ impl Engine {
             }
         };
         let fingerprint = fingerprint(&inner);
-        Ok(Self { inner, metering: config.metering, pooled, fingerprint })
+        Ok(Self { inner, metering: config.metering, pooled, fingerprint, clock: Arc::default() })
     }
 
     /// Whether instances come from the pool. Where a pool was asked for and this is false, say so in the log: opening an
@@ -77,6 +95,41 @@ impl Engine {
     /// One tick of the clock by which calls end ([`Limits::call_ticks_max`](crate::Limits::call_ticks_max)). From any thread.
     pub fn tick(&self) {
         self.inner.increment_epoch();
+    }
+
+    /// Ticks every `tick` on this thread, for ever: the clock of a process. It sleeps once no call has begun for `idle`, which must
+    /// be longer than any call may take: a broker without plugins is not woken a thousand times a second.
+    pub fn tick_forever(&self, tick: Duration, idle: Duration) -> ! {
+        let _ = self.clock.thread.set(std::thread::current());
+        let idle_ticks = idle.as_nanos() / tick.as_nanos().max(1);
+        let (mut seen, mut quiet_ticks) = (0, idle_ticks);
+        loop {
+            std::thread::sleep(tick);
+            self.tick();
+            let calls = self.clock.calls.load(Ordering::SeqCst);
+            quiet_ticks = if calls == seen { quiet_ticks + 1 } else { 0 };
+            seen = calls;
+            if quiet_ticks < idle_ticks {
+                continue;
+            }
+            // Either this thread sees a call that began before it fell asleep, or that call sees it asleep.
+            self.clock.asleep.store(true, Ordering::SeqCst);
+            while self.clock.calls.load(Ordering::SeqCst) == seen {
+                std::thread::park();
+            }
+            self.clock.asleep.store(false, Ordering::SeqCst);
+            quiet_ticks = 0;
+        }
+    }
+
+    /// Before each call: its time counts from here.
+    pub(crate) fn call_begins(&self) {
+        self.clock.calls.fetch_add(1, Ordering::SeqCst);
+        if self.clock.asleep.load(Ordering::SeqCst)
+            && let Some(thread) = self.clock.thread.get()
+        {
+            thread.unpark();
+        }
     }
 
     /// Stands for everything that compiled code depends on: the version of the engine, its settings, the processor. What was

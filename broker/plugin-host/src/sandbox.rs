@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use wasmtime::{ResourceLimiter, component::InstancePre};
 
-use crate::{Compiled, Metering, OpenError, Trap, TrapKind};
+use crate::{Compiled, Engine, Metering, OpenError, Trap, TrapKind};
 
 /// What an instance may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,7 +250,7 @@ fn is_metric_name(name: &str) -> bool {
 /// A store with its limits, and whether it is still alive.
 pub(crate) struct Store {
     pub(crate) inner: wasmtime::Store<Sandbox>,
-    metering: Metering,
+    engine: Engine,
     dead: bool,
 }
 
@@ -260,7 +260,7 @@ impl Store {
         let mut inner = wasmtime::Store::new(&engine.inner, Sandbox::new(limits));
         inner.limiter(|sandbox| sandbox);
         inner.set_hostcall_fuel(limits.answer_bytes_max);
-        Ok(Self { inner, metering: engine.metering, dead: false })
+        Ok(Self { inner, engine: engine.clone(), dead: false })
     }
 
     /// Before `open`, `describe` and instantiation.
@@ -282,7 +282,8 @@ impl Store {
             let detail = "called after a trap".to_owned();
             return Err(Trap { kind: TrapKind::Dead, detail, last_words: None });
         }
-        match self.metering {
+        self.engine.call_begins();
+        match self.engine.metering {
             Metering::Epochs => self.inner.set_epoch_deadline(ticks.max(1)),
             Metering::Fuel => self.inner.set_fuel(fuel).expect("an engine that meters by fuel takes fuel"),
         }

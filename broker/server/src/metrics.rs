@@ -137,6 +137,8 @@ pub struct ShardMetrics {
     pub record_bytes_out: Counter,
     pub connections_open: Gauge,
     pub connections_accepted: Counter,
+    /// Handed over to the shard of their partitions.
+    pub connections_moved: Counter,
     /// Connections closed for what they sent, or because a limit was reached.
     pub connections_refused: Counter,
     /// Bytes of requests received and not yet answered.
@@ -177,6 +179,7 @@ impl Default for ShardMetrics {
             record_bytes_out: Counter::default(),
             connections_open: Gauge::default(),
             connections_accepted: Counter::default(),
+            connections_moved: Counter::default(),
             connections_refused: Counter::default(),
             bytes_in_flight: Gauge::default(),
             backpressure_pauses: Counter::default(),

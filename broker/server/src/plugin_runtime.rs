@@ -9,6 +9,8 @@ use crate::control::plugins::{CompiledPlugin, PluginHost};
 
 /// How often calls are looked at: a tick of [`Limits::call_ticks_max`].
 const TICK: Duration = Duration::from_millis(1);
+/// The clock sleeps when no call has begun for so long; longer than any call may take (`plugin.deadline.ms` is at most a minute).
+const IDLE: Duration = Duration::from_secs(15 * 60);
 /// What a component may be at most; the admin endpoint has refused larger uploads already.
 const COMPONENT_BYTES_MAX: usize = 256 << 20;
 
@@ -32,12 +34,7 @@ impl WasmHost {
         let ticking = engine.clone();
         std::thread::Builder::new()
             .name("plugin-clock".into())
-            .spawn(move || {
-                loop {
-                    std::thread::sleep(TICK);
-                    ticking.tick();
-                }
-            })
+            .spawn(move || ticking.tick_forever(TICK, IDLE))
             .map_err(|error| error.to_string())?;
         Ok(Self { engine })
     }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use tidegate_records::ids::ShardId;
 
 use crate::shard::{Effect, Effects};
 
@@ -48,11 +49,16 @@ enum SlotState {
     Silent,
 }
 
+/// So many requests in a row whose partitions are all on one other shard, and the connection moves there: each would hop twice.
+const MOVES_AFTER: u32 = 64;
+
 struct Connection {
     client_host: String,
     first: u64,
     slots: VecDeque<SlotState>,
     waiting_bytes: usize,
+    /// The shard that alone owned the partitions of the last requests, and how many those were.
+    served_by: Option<(ShardId, u32)>,
 }
 
 /// The connections of a shard.
@@ -63,7 +69,9 @@ pub(crate) struct Connections {
 
 impl Connections {
     pub(crate) fn opened(&mut self, id: ConnectionId, client_host: String) {
-        self.open.insert(id, Connection { client_host, first: 0, slots: VecDeque::new(), waiting_bytes: 0 });
+        let connection =
+            Connection { client_host, first: 0, slots: VecDeque::new(), waiting_bytes: 0, served_by: None };
+        self.open.insert(id, connection);
     }
 
     pub(crate) fn closed(&mut self, id: ConnectionId) {
@@ -92,6 +100,20 @@ impl Connections {
         self.open.get(&id).map_or((0, 0), |connection| (connection.slots.len(), connection.waiting_bytes))
     }
 
+    /// Notes that a request's partitions are all on the shard `owner`, or that they are not all on one (`None`). Whether the
+    /// connection is better served there from now on.
+    pub(crate) fn served_by(&mut self, id: ConnectionId, owner: Option<ShardId>) -> bool {
+        let Some(connection) = self.open.get_mut(&id) else { return false };
+        let row = match (owner, connection.served_by) {
+            (Some(owner), Some((same, row))) if owner == same => row + 1,
+            _ => 1,
+        };
+        let enough = owner.is_some() && row >= MOVES_AFTER;
+        // Asked once, and again only after as many: it may not have been the moment.
+        connection.served_by = owner.filter(|_| !enough).map(|owner| (owner, row));
+        enough
+    }
+
     /// Fills a slot (`None`: nothing is sent for it) and sends what is now in order.
     pub(crate) fn answer(&mut self, id: ConnectionId, slot: Slot, frame: Option<Vec<Bytes>>, effects: &mut Effects) {
         let Some(connection) = self.open.get_mut(&id) else { return };
@@ -113,5 +135,43 @@ impl Connections {
         if !chunks.is_empty() {
             effects.push(Effect::Send { connection: id, chunks });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connections() -> Connections {
+        let mut connections = Connections::default();
+        connections.opened(ConnectionId(1), "/127.0.0.1".into());
+        connections
+    }
+
+    #[test]
+    fn a_connection_moves_after_a_row_of_requests_for_one_shard() {
+        let mut connections = connections();
+        for _ in 1..MOVES_AFTER {
+            assert!(!connections.served_by(ConnectionId(1), Some(ShardId(2))));
+        }
+        assert!(connections.served_by(ConnectionId(1), Some(ShardId(2))));
+        assert!(!connections.served_by(ConnectionId(1), Some(ShardId(2))), "it is asked once");
+    }
+
+    #[test]
+    fn another_owner_or_several_begin_the_row_anew() {
+        for other in [None, Some(ShardId(3))] {
+            let mut connections = connections();
+            for _ in 1..MOVES_AFTER {
+                connections.served_by(ConnectionId(1), Some(ShardId(2)));
+            }
+            assert!(!connections.served_by(ConnectionId(1), other));
+            assert!(!connections.served_by(ConnectionId(1), Some(ShardId(2))));
+        }
+    }
+
+    #[test]
+    fn a_connection_that_is_gone_moves_nowhere() {
+        assert!(!connections().served_by(ConnectionId(9), Some(ShardId(2))));
     }
 }

@@ -500,6 +500,19 @@ impl Shard {
         }
     }
 
+    /// Lets a connection move to the shard that alone owns what it asks for. `owners` are those of one request, each once.
+    pub(crate) fn note_owners(&mut self, connection: ConnectionId, owners: &[ShardId], effects: &mut Effects) {
+        let only = match owners {
+            [only] if *only != self.identity.shard => Some(*only),
+            _ => None,
+        };
+        if self.connections.served_by(connection, only)
+            && let Some(to) = only
+        {
+            effects.push(Effect::MoveConnection { connection, to });
+        }
+    }
+
     pub(crate) fn owner(&self, partition: TopicPartition) -> ShardId {
         ownership::owner(partition, self.identity.shards)
     }

@@ -79,15 +79,40 @@ pub(crate) struct Pieces {
     pieces: BTreeMap<PieceKey, Bytes>,
     order: VecDeque<PieceKey>,
     bytes: usize,
+    /// Pieces that were read ahead and that nobody has asked for yet, and their bytes.
+    ahead: BTreeMap<PieceKey, usize>,
+    ahead_bytes: usize,
 }
 
 impl Pieces {
     /// The piece of the file that contains `position`, from there on.
-    pub(crate) fn find(&self, topic_partition: TopicPartition, incarnation: u64, position: u64) -> Option<Bytes> {
+    pub(crate) fn find(&mut self, topic_partition: TopicPartition, incarnation: u64, position: u64) -> Option<Bytes> {
         let from = (topic_partition, incarnation, 0);
         let (key, bytes) = self.pieces.range(from..=(topic_partition, incarnation, position)).next_back()?;
         let skip = usize::try_from(position - key.2).ok()?;
-        (skip < bytes.len()).then(|| bytes.slice(skip..))
+        let (key, found) = (*key, (skip < bytes.len()).then(|| bytes.slice(skip..))?);
+        self.not_ahead(&key);
+        Some(found)
+    }
+
+    /// Whether so many bytes may be read before anybody asks for them: with too many readers they would be evicted unread.
+    pub(crate) fn has_room_ahead(&self, bytes: usize, bytes_max: usize) -> bool {
+        self.ahead_bytes + bytes <= bytes_max / 2
+    }
+
+    /// The piece that begins at `key` was read ahead.
+    pub(crate) fn mark_ahead(&mut self, key: PieceKey) {
+        if let Some(piece) = self.pieces.get(&key)
+            && self.ahead.insert(key, piece.len()).is_none()
+        {
+            self.ahead_bytes += piece.len();
+        }
+    }
+
+    fn not_ahead(&mut self, key: &PieceKey) {
+        if let Some(bytes) = self.ahead.remove(key) {
+            self.ahead_bytes -= bytes;
+        }
     }
 
     pub(crate) fn put(&mut self, key: PieceKey, bytes: Bytes, bytes_max: usize) {
@@ -95,6 +120,7 @@ impl Pieces {
             return;
         }
         self.bytes += bytes.len();
+        self.not_ahead(&key);
         if let Some(before) = self.pieces.insert(key, bytes) {
             self.bytes -= before.len();
         } else {
@@ -102,6 +128,7 @@ impl Pieces {
         }
         while self.bytes > bytes_max {
             let Some(oldest) = self.order.pop_front() else { break };
+            self.not_ahead(&oldest);
             if let Some(piece) = self.pieces.remove(&oldest) {
                 self.bytes -= piece.len();
             }
@@ -113,6 +140,7 @@ impl Pieces {
         let range = (topic_partition, 0, 0)..=(topic_partition, u64::MAX, u64::MAX);
         let keys: Vec<PieceKey> = self.pieces.range(range).map(|(key, _)| *key).collect();
         for key in keys {
+            self.not_ahead(&key);
             if let Some(piece) = self.pieces.remove(&key) {
                 self.bytes -= piece.len();
             }
@@ -205,5 +233,40 @@ impl Indexes {
             self.entries -= index.entries.len();
             self.order.retain(|each| *each != key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_records::ids::{PartitionIndex, TopicId};
+
+    use super::*;
+
+    fn partition() -> TopicPartition {
+        TopicPartition::new(TopicId([1; 16]), PartitionIndex(0))
+    }
+
+    #[test]
+    fn a_piece_that_was_read_ahead_counts_until_it_is_asked_for() {
+        let mut pieces = Pieces::default();
+        pieces.put((partition(), 1, 0), Bytes::from(vec![0; 40]), 100);
+        pieces.mark_ahead((partition(), 1, 0));
+        assert!(pieces.has_room_ahead(10, 100));
+        assert!(!pieces.has_room_ahead(11, 100));
+        assert_eq!(pieces.find(partition(), 1, 30).map(|bytes| bytes.len()), Some(10));
+        assert!(pieces.has_room_ahead(50, 100), "it was asked for");
+    }
+
+    #[test]
+    fn what_is_evicted_or_forgotten_is_not_ahead() {
+        let mut pieces = Pieces::default();
+        for position in [0, 40] {
+            pieces.put((partition(), 1, position), Bytes::from(vec![0; 40]), 100);
+            pieces.mark_ahead((partition(), 1, position));
+        }
+        pieces.put((partition(), 1, 80), Bytes::from(vec![0; 40]), 100);
+        assert!(pieces.has_room_ahead(10, 100), "the first was evicted");
+        pieces.forget(partition());
+        assert!(pieces.has_room_ahead(50, 100));
     }
 }

@@ -23,6 +23,12 @@ use crate::{
     store::{Pending, State, Store, StoreOptions},
 };
 
+/// The batches of a smaller round are copied for the tails of their partitions: its buffer is mostly padding, and would stay as long
+/// as they do.
+const COPIED_ROUND_BYTES_MAX: usize = 64 << 10;
+/// What remembering a round takes beside its batches, about.
+const CACHED_ROUND_COST_BYTES: usize = 512;
+
 /// What a round made durable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoundReport {
@@ -226,15 +232,25 @@ fn plan_round<F: Clone>(
             batch::stamp(&mut buffer.as_mut_slice()[start..], pending.base_offset, pending.leader_epoch);
         }
     }
+    let bodies = buffer.len() - body_bytes..buffer.len();
     buffer.pad_to_block();
     seal_round(&header, buffer.as_mut_slice());
     let buffer = buffer.share();
-    let bytes = buffer.bytes();
-    let mut cached_bytes = buffer.len();
+    let mut cached_bytes = 0;
+    let is_small = buffer.len() <= COPIED_ROUND_BYTES_MAX;
+    let bytes = if is_small { Bytes::copy_from_slice(&buffer.as_slice()[bodies.clone()]) } else { buffer.bytes() };
+    if body_bytes > 0 {
+        cached_bytes += bytes.len() + CACHED_ROUND_COST_BYTES;
+    }
     for group in &mut groups {
         match &group.direct {
-            Some(_) => cached_bytes += group.bytes.len(),
-            None => group.bytes = bytes.clone(),
+            Some(_) => cached_bytes += group.bytes.len() + CACHED_ROUND_COST_BYTES,
+            None => {
+                group.bytes = bytes.clone();
+                if is_small {
+                    group.starts.iter_mut().for_each(|start| *start -= bodies.start);
+                }
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use tidegate_records::{
-    batch::BatchHeader,
+    batch::{BatchHeader, Batches},
     ids::{Offset, TopicPartition},
     time::Timestamp,
 };
@@ -156,6 +156,68 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// Reads the piece behind `records`, which [`Store::read`] gave, into memory: who reads a log from its beginning asks for it next.
+    /// Does nothing where that is in memory already, or where too much was read ahead of others. Errors are left to the reader.
+    pub async fn read_ahead(&self, topic_partition: TopicPartition, records: &[Bytes], wanted: usize) {
+        let Some(last) = records.last().and_then(|bytes| Batches::new(bytes).filter_map(Result::ok).last()) else {
+            return;
+        };
+        let from = last.0.next_offset();
+        {
+            let state = self.inner.state.borrow();
+            let is_tail = state.partitions.get(&topic_partition).is_none_or(|partition| from >= partition.tail_start());
+            if is_tail || !state.pieces.has_room_ahead(PIECE_BYTES_MAX, self.inner.options.read_cache_bytes) {
+                return;
+            }
+        }
+        let Ok(Some(segment)) = self.segment_at(topic_partition, from) else { return };
+        let Ok(Some(mut range)) = self.piece_range(topic_partition, segment, from, wanted).await else { return };
+        // The rest of the piece that was just read comes first, then the one behind it.
+        let in_memory = |position| {
+            let mut state = self.inner.state.borrow_mut();
+            state.pieces.find(topic_partition, segment.incarnation, position)
+        };
+        if let Some(rest) = in_memory(range.start) {
+            let behind = range.start + rest.len() as u64;
+            match self.piece_range_at(topic_partition, segment, behind, wanted).await {
+                Some(next) => range = next,
+                None => return,
+            }
+            if in_memory(range.start).is_some() {
+                return;
+            }
+        }
+        if self.read_piece(topic_partition, &range).await.is_ok() {
+            let key = (topic_partition, segment.incarnation, range.start);
+            self.inner.state.borrow_mut().pieces.mark_ahead(key);
+        }
+    }
+
+    /// The piece that starts at `position`, if an extent does.
+    async fn piece_range_at(
+        &self,
+        topic_partition: TopicPartition,
+        segment: Segment,
+        position: u64,
+        wanted: usize,
+    ) -> Option<PieceRange> {
+        let offset_at = |index: &Index| {
+            let at = index.entries.partition_point(|entry| entry.position() < position);
+            index.entries.get(at).filter(|entry| entry.position() == position).map(|entry| entry.base_offset)
+        };
+        let active = {
+            let state = self.inner.state.borrow();
+            let partition = state.partitions.get(&topic_partition)?;
+            let is_active = partition.active_segment().is_some_and(|active| active.incarnation == segment.incarnation);
+            is_active.then(|| offset_at(&partition.active.index))
+        };
+        let offset = match active {
+            Some(offset) => offset?,
+            None => offset_at(&*self.sealed_index(topic_partition, &segment).await.ok()?)?,
+        };
+        self.piece_range(topic_partition, segment, offset, wanted).await.ok()?
+    }
+
     fn check_readable(&self, topic_partition: TopicPartition, from: Offset) -> Result<(), ReadError> {
         let state = self.inner.state.borrow();
         let partition = state.partitions.get(&topic_partition).ok_or(ReadError::Unknown(topic_partition))?;
@@ -274,7 +336,7 @@ impl<D: Disk> Store<D> {
     /// The bytes of a range, at least to the end of its first extent.
     async fn read_piece(&self, topic_partition: TopicPartition, range: &PieceRange) -> Result<Bytes, DiskError> {
         let incarnation = range.segment.incarnation;
-        let cached = self.inner.state.borrow().pieces.find(topic_partition, incarnation, range.start);
+        let cached = self.inner.state.borrow_mut().pieces.find(topic_partition, incarnation, range.start);
         if let Some(bytes) = cached.filter(|bytes| bytes.len() as u64 >= range.first_end - range.start) {
             return Ok(bytes);
         }

@@ -20,6 +20,10 @@ use clap::Parser as _;
 
 use commands::{Cli, Usage};
 
+/// A shard allocates and frees with each request; glibc's arenas answer that with a system call (`mprotect`) every few of them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut out = BufWriter::new(io::stdout());

@@ -161,6 +161,12 @@ impl Collector for PageCollector {
             s.record_bytes_out.value()
         })?;
         f.gauges("tidegate_connections", "Connections open", shards, |s| s.connections_open.value() as f64)?;
+        f.counters(
+            "tidegate_connections_moved",
+            "Connections handed over to the shard of their partitions",
+            shards,
+            |s| s.connections_moved.value(),
+        )?;
         f.counters("tidegate_connections_accepted", "Connections accepted", shards, |s| {
             s.connections_accepted.value()
         })?;

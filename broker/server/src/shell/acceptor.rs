@@ -56,7 +56,7 @@ impl Acceptor {
                         open.fetch_add(1, Ordering::Relaxed);
                         let to = ShardId(next % mailboxes.shards());
                         next = next.wrapping_add(1);
-                        let connection = NewConnection { socket: stream.into(), peer, received: Bytes::new() };
+                        let connection = NewConnection { socket: stream.into(), peer, received: Bytes::new(), is_new: true };
                         mailboxes.send(to, vec![Letter::Connection(connection)]);
                     }
                     Err(error) => {

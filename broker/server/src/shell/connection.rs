@@ -14,6 +14,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::Poll,
+    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -29,6 +30,14 @@ use super::{
 
 /// Chunks given to one `sendmsg`.
 const CHUNKS_MAX: usize = 64;
+/// The most bytes of a large frame that a wake waits for.
+const WAKE_BYTES_MAX: usize = 256 * 1024;
+/// How long a connection that sends one request after another, without waiting for answers, is left alone after each receive. Each
+/// wake costs a shard tens of microseconds however little has come; what gathers meanwhile shares the wake, the hop to other
+/// shards, the commit round and the answer. A client that waits for each answer is never kept waiting for this.
+const GATHER: Duration = Duration::from_millis(1);
+/// Who has sent so much already is not kept waiting for more.
+const GATHERED_BYTES: usize = 64 * 1024;
 /// From this size on a frame is received into a buffer of its own.
 const LARGE_FRAME_BYTES: usize = 32 * 1024;
 
@@ -52,6 +61,9 @@ pub(crate) struct Connection {
     /// The shard that should have it, as soon as nothing is under way.
     pub(crate) move_to: Cell<Option<ShardId>>,
     pub(crate) last_active: Cell<Instant>,
+    last_receive: Cell<Instant>,
+    /// What the socket's `SO_RCVLOWAT` is.
+    wakes_at: Cell<usize>,
     unsent: Event,
     /// Something was sent or answered: the reader may go on.
     pub(crate) progress: Event,
@@ -97,6 +109,8 @@ impl Connection {
             moved: Cell::new(false),
             move_to: Cell::new(None),
             last_active: Cell::new(now),
+            last_receive: Cell::new(now),
+            wakes_at: Cell::new(1),
             unsent: Event::default(),
             progress: Event::default(),
         }))
@@ -276,12 +290,20 @@ impl Connection {
             }
             let read = if let Some(large) = &mut buffer.large {
                 let rest = &mut large.frame[large.filled..];
+                // Woken once for the rest, not for each packet of it (the kernel takes half of the socket's buffer at most).
+                let wake_at = rest.len().min(WAKE_BYTES_MAX);
+                if wake_at != self.wakes_at.replace(wake_at) {
+                    wake_at_bytes(self.fd, wake_at);
+                }
                 let read = poll_fn(|context| Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, rest)).await;
                 if let Ok(bytes) = read {
                     large.filled += bytes;
                 }
                 read
             } else {
+                if self.wakes_at.replace(1) != 1 {
+                    wake_at_bytes(self.fd, 1);
+                }
                 poll_fn(|context| {
                     let mut scratch = scratch.borrow_mut();
                     match Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, &mut scratch) {
@@ -301,8 +323,17 @@ impl Connection {
         }
     }
 
+    /// How long to leave the socket alone, if more is likely to gather in it. `waiting`: its requests that are not answered.
+    pub(crate) fn gather(&self, now: Instant, waiting: usize) -> Option<Duration> {
+        let since = now.since(self.last_receive.replace(now));
+        (waiting > 1 && since < GATHER * 2 && received_bytes(self.fd) < GATHERED_BYTES).then_some(GATHER)
+    }
+
     /// The socket, for another shard. Only when nothing is queued or under way.
     pub(crate) fn duplicate_socket(&self) -> io::Result<OwnedFd> {
+        if self.wakes_at.replace(1) != 1 {
+            wake_at_bytes(self.fd, 1);
+        }
         // SAFETY: duplicates an open descriptor; the result is checked before it is owned.
         let fd = unsafe { libc::fcntl(self.fd, libc::F_DUPFD_CLOEXEC, 0) };
         if fd < 0 {
@@ -311,6 +342,29 @@ impl Connection {
         // SAFETY: a fresh descriptor that nothing else owns.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
+}
+
+/// Bytes that the socket holds and nobody has received.
+fn received_bytes(fd: RawFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open and the kernel writes one integer to `bytes`, which lives over the call.
+    let result = unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut bytes) };
+    if result < 0 { usize::MAX } else { bytes.unsigned_abs() as usize }
+}
+
+/// Tells the kernel not to wake us for less (`SO_RCVLOWAT`). It refuses no valid number; a refusal would only cost wakes.
+fn wake_at_bytes(fd: RawFd, bytes: usize) {
+    let value = bytes as libc::c_int;
+    // SAFETY: `value` lives over the call and the length is its own.
+    unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
 }
 
 fn keep_alive(fd: RawFd) -> io::Result<()> {
@@ -352,14 +406,13 @@ impl Incoming {
         Self { small: BytesMut::from(received.as_ref()), large: None }
     }
 
-    /// Bytes received of a request that is not whole.
-    pub(crate) fn unfinished_bytes(&self) -> usize {
-        self.small.len() + self.large.as_ref().map_or(0, |large| large.filled)
-    }
-
-    /// What is not taken apart yet, for the shard that takes the connection over.
-    pub(crate) fn into_rest(self) -> Option<Bytes> {
-        self.large.is_none().then(|| self.small.freeze())
+    /// What is not taken apart yet, for the shard that takes the connection over: as it came, in the middle of a large frame too.
+    pub(crate) fn take_rest(&mut self) -> Bytes {
+        let Some(large) = self.large.take() else { return std::mem::take(&mut self.small).freeze() };
+        let mut rest = BytesMut::with_capacity(4 + large.filled);
+        rest.extend_from_slice(&(large.frame.len() as u32).to_be_bytes());
+        rest.extend_from_slice(&large.frame[..large.filled]);
+        rest.freeze()
     }
 
     fn take_frames(&mut self, limit: usize) -> Result<Vec<Bytes>, FrameError> {

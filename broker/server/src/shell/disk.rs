@@ -138,7 +138,7 @@ impl UringDisk {
         if want_direct {
             let opened = options.clone().custom_flags(libc::O_DIRECT).open(&path);
             match opened {
-                Ok(file) => return Ok(DiskFile(Rc::new(OpenFile { descriptor: file.into(), path, direct: true }))),
+                Ok(file) => return Ok(DiskFile(Rc::new(OpenFile::new(file.into(), path, true)))),
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                     tracing::warn!(
                         path = %path.display(),
@@ -152,7 +152,7 @@ impl UringDisk {
             }
         }
         let file = options.open(&path).map_err(|error| self.fail_io("open", &path, &error))?;
-        Ok(DiskFile(Rc::new(OpenFile { descriptor: file.into(), path, direct: false })))
+        Ok(DiskFile(Rc::new(OpenFile::new(file.into(), path, false))))
     }
 
     /// Makes the entries of the directory that holds `path` durable.
@@ -160,7 +160,7 @@ impl UringDisk {
         let directory = path.parent().unwrap_or(&self.shared.options.root);
         let descriptor: OwnedFd =
             fs::File::open(directory).map_err(|error| self.fail_io("open", directory, &error))?.into();
-        let file = Rc::new(OpenFile { descriptor, path: directory.to_path_buf(), direct: false });
+        let file = Rc::new(OpenFile::new(descriptor, directory.to_path_buf(), false));
         self.run(Operation::SyncAll { file }).await?;
         Ok(())
     }
@@ -245,7 +245,14 @@ impl Disk for UringDisk {
             return Ok(());
         }
         let pieces: usize = writes.iter().map(|write| write.range.len().div_ceil(WRITE_BYTES_MAX)).sum();
-        let sync = if flush == Flush::Durable && pieces == 1 { Sync::Data } else { Sync::No };
+        // A device may make such a write durable without those before it (FUA), so there must be none that are not.
+        let alone = pieces == 1 && writes.iter().all(|write| write.file.0.is_synced());
+        let sync = if flush == Flush::Durable && alone { Sync::Data } else { Sync::No };
+        if sync == Sync::No {
+            for Write { file, .. } in &writes {
+                file.0.unsynced.set(file.0.unsynced.get() + 1);
+            }
+        }
         let mut operations = Vec::with_capacity(pieces + 1);
         for Write { file, position, buffer, range } in &writes {
             for start in range.clone().step_by(WRITE_BYTES_MAX) {
@@ -263,7 +270,10 @@ impl Disk for UringDisk {
         if flush == Flush::Written || sync == Sync::Data {
             self.check(rings.start_all(operations).await)?;
         } else {
-            match rings.try_round(operations, self.files_to_flush(&writes)) {
+            let flushed = self.files_to_flush(&writes);
+            // One round is in flight at a time on a file, so the flush covers all that were counted until now.
+            let covered: Vec<_> = flushed.iter().map(|file| (Rc::clone(file), file.unsynced.get())).collect();
+            match rings.try_round(operations, flushed) {
                 Ok(round) => {
                     self.check(round.await)?;
                 }
@@ -272,6 +282,9 @@ impl Disk for UringDisk {
                     let flush = flush.into_iter().map(|file| Operation::SyncData { file }).collect();
                     self.check(rings.start_all(flush).await)?;
                 }
+            }
+            for (file, count) in covered {
+                file.synced.set(count);
             }
         }
         let metrics = &self.shared.metrics;
@@ -284,7 +297,9 @@ impl Disk for UringDisk {
 
     async fn sync(&self, file: &DiskFile) -> Result<(), DiskError> {
         let started = Instant::now();
+        let covered = file.0.unsynced.get();
         self.run(Operation::SyncData { file: Rc::clone(&file.0) }).await?;
+        file.0.synced.set(covered);
         self.shared.metrics.sync_latency.record_latency(started.elapsed());
         Ok(())
     }

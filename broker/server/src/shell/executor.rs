@@ -377,10 +377,11 @@ impl Core {
                 let core = Rc::clone(self);
                 glommio::spawn_local(async move {
                     let outcome = core.log.read(partition, from, max_bytes, up_to, at_least_one).await;
-                    if let Ok(records) = &outcome {
-                        core.count_read(records);
-                    }
+                    // The slices share the memory that was read: cheap to keep.
+                    let records = outcome.clone().unwrap_or_default();
+                    core.count_read(&records);
                     core.take([Input::ReadDone { read, outcome }]);
+                    core.log.read_ahead(partition, &records, max_bytes).await;
                 })
                 .detach();
             }
@@ -453,7 +454,9 @@ impl Core {
             }
         };
         self.connections.borrow_mut().insert(id, Rc::clone(&connection));
-        self.metrics.connections_accepted.add(1);
+        if new.is_new {
+            self.metrics.connections_accepted.add(1);
+        }
         self.metrics.connections_open.set(self.connections.borrow().len() as u64);
         self.take([Input::Connected { connection: id, client_host: format!("/{}", new.peer.ip()) }]);
         glommio::spawn_local(self.clone().serve(connection, Incoming::with(new.received))).detach();
@@ -477,8 +480,8 @@ impl Core {
         loop {
             self.wait_for_room(&connection).await;
             if let Some(to) = connection.move_to.take() {
-                if self.settled(&connection).await && incoming.unfinished_bytes() < 32 * 1024 {
-                    moved = self.hand_over(&connection, std::mem::take(&mut incoming), to);
+                if self.settled(&connection).await {
+                    moved = self.hand_over(&connection, &mut incoming, to);
                 }
                 if moved {
                     break;
@@ -492,6 +495,10 @@ impl Core {
                     self.log.wait_for_room(frames.iter().map(|frame| frame.len() + FRAME_COST_BYTES).sum()).await;
                     self.take(frames.into_iter().map(|frame| Input::Frame { connection: id, frame }));
                     connection.release();
+                    let waiting = self.shard.borrow().backlog(id).0;
+                    if let Some(pause) = connection.gather(self.clock.now().instant, waiting) {
+                        timer::sleep(pause).await;
+                    }
                 }
                 Received::End(error) => {
                     if let Some(error) = error {
@@ -544,9 +551,11 @@ impl Core {
     }
 
     /// Gives a connection to another shard, with the bytes that are not taken apart. Whether it went.
-    fn hand_over(&self, connection: &Connection, incoming: Incoming, to: ShardId) -> bool {
-        let (Ok(socket), Some(received)) = (connection.duplicate_socket(), incoming.into_rest()) else { return false };
-        let new = NewConnection { socket, peer: connection.peer, received };
+    fn hand_over(&self, connection: &Connection, incoming: &mut Incoming, to: ShardId) -> bool {
+        let Ok(socket) = connection.duplicate_socket() else { return false };
+        let received = incoming.take_rest();
+        let new = NewConnection { socket, peer: connection.peer, received, is_new: false };
+        self.metrics.connections_moved.add(1);
         self.mailboxes.send(to, vec![Letter::Connection(new)]);
         connection.forget();
         true

@@ -72,18 +72,25 @@ impl Log {
         let figures = self.store.figures();
         let pending = self.options.pending_bytes_max.saturating_sub(figures.pending_bytes);
         let unapplied = figures.unapplied_bytes + figures.pending_bytes;
-        let mut budget = pending.min(self.options.unapplied_bytes_max.saturating_sub(unapplied));
-        while budget > 0 && self.store.admits(budget).is_err() {
-            budget /= 2;
+        let most = pending.min(self.options.unapplied_bytes_max.saturating_sub(unapplied));
+        if self.store.admits(most).is_ok() {
+            return (most, None);
         }
-        (budget, None)
+        // Exactly what fits: a batch that was waited for must not be refused for less.
+        let (mut fits, mut too_much) = (1, most);
+        while too_much > fits + 1 {
+            let middle = usize::midpoint(fits, too_much);
+            if self.store.admits(middle).is_ok() { fits = middle } else { too_much = middle }
+        }
+        (fits, None)
     }
 
     /// Whether clients should wait with sending more: storage is behind, but not yet so far that it refuses.
     pub(crate) fn is_congested(&self) -> bool {
         let figures = self.store.figures();
-        figures.pending_bytes > self.options.pending_bytes_max / 2
-            || figures.unapplied_bytes > self.options.unapplied_bytes_max / 4 * 3
+        // A full round waits behind the one in flight: more would only take memory and add to the latency of all.
+        figures.pending_bytes > self.options.round_bytes_max
+            || figures.unapplied_bytes > self.options.unapplied_bytes_max / 2
     }
 
     /// Waits until storage takes so many bytes. Returns at once if it never will, or not before the disk has room again: then who
@@ -161,6 +168,11 @@ impl Log {
     ) -> Result<Vec<Bytes>, ReadOutcome> {
         let request = ReadRequest { from, bytes_max, up_to, at_least_one };
         self.store.read(partition, request).await.map_err(|error| read_outcome(&error))
+    }
+
+    /// Reads what comes after `records` into memory, for the reader's next fetch.
+    pub(crate) async fn read_ahead(&self, partition: TopicPartition, records: &[Bytes], bytes_max: usize) {
+        self.store.read_ahead(partition, records, bytes_max).await;
     }
 
     /// Finds a record by time among those below `up_to`.

@@ -37,6 +37,8 @@ pub struct NewConnection {
     pub peer: SocketAddr,
     /// Bytes that another shard has received but not taken apart.
     pub received: Bytes,
+    /// Whether it was accepted just now, and not served by another shard before.
+    pub is_new: bool,
 }
 
 /// The letter boxes of all shards. Cheap to clone.

@@ -53,6 +53,20 @@ pub(crate) struct OpenFile {
     pub(crate) path: PathBuf,
     /// Whether the file system took `O_DIRECT` for it.
     pub(crate) direct: bool,
+    /// Writes that promised nothing, and how many of them a later sync has covered.
+    pub(crate) unsynced: Cell<u64>,
+    pub(crate) synced: Cell<u64>,
+}
+
+impl OpenFile {
+    pub(crate) fn new(descriptor: OwnedFd, path: PathBuf, direct: bool) -> Self {
+        Self { descriptor, path, direct, unsynced: Cell::new(0), synced: Cell::new(0) }
+    }
+
+    /// Whether everything that was written to it is on stable storage.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.unsynced == self.synced
+    }
 }
 
 /// How much a write promises when it completes.

@@ -101,6 +101,7 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: FetchRe
     let deadline = now.instant + Duration::from_millis(wait);
     let id = request.id;
     let owners = work.awaiting.clone();
+    shard.note_owners(request.connection, &owners, effects);
     let read_committed = work.read_committed;
     shard.park(request, AnyWork::Fetch(work));
     for owner in owners {

@@ -93,6 +93,9 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: Produce
     let deadline = now.instant + Duration::from_millis(timeout as u64);
     let rule = if acks == 1 || acks == 0 { CommitRule::LeaderDurable } else { CommitRule::AllInSync };
     let id = request.id;
+    let owners = asks.iter().enumerate().filter(|(_, items)| !items.is_empty());
+    let owners: Vec<ShardId> = owners.map(|(owner, _)| ShardId(owner as u16)).collect();
+    shard.note_owners(request.connection, &owners, effects);
     shard.park(request, AnyWork::Produce(work));
     for (owner, items) in asks.into_iter().enumerate().filter(|(_, items)| !items.is_empty()) {
         shard.ask(now, ShardId(owner as u16), id, Ask::Produce(ProduceAsk { items, rule, deadline }), effects);

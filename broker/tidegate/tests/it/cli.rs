@@ -106,7 +106,7 @@ fn records_come_out_as_they_went_in() {
     assert_eq!(consume(&broker, &["a", "--key-separator", "\\t", "-n", "2"]), "k1\tv1\nk2\t\n");
     assert_eq!(
         consume(&broker, &["a", "--format", "%o %K %S [%h]\\n"]),
-        "0 2 2 [h=1]\n1 2 0 [h=1]\n2 2 3 [h=1]\n3 -1 7 []\n4 4 -1 []\n"
+        "0 2 2 [h=1]\n1 2 0 [h=1]\n2 2 3 [h=1]\n3 -1 8 []\n4 4 -1 []\n"
     );
     // What JSON takes out it takes in.
     let records = consume(&broker, &["a", "--format", "json"]);

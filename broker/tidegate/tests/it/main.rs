@@ -10,6 +10,7 @@ mod durability;
 mod faults;
 mod librdkafka;
 mod log;
+mod moving;
 mod plugins;
 mod raw;
 mod serve;

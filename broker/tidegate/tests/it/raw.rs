@@ -59,6 +59,12 @@ impl Raw {
         answer
     }
 
+    /// The answer to the next of the requests that another `Raw` on the same socket sends.
+    pub(crate) fn receive_next<A: Decodable>(&mut self, api: ApiKey, version: i16) -> A {
+        self.correlation += 1;
+        self.receive(api, version)
+    }
+
     pub(crate) fn receive_frame(&mut self) -> io::Result<Bytes> {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length)?;

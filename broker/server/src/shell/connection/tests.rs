@@ -83,3 +83,39 @@ fn a_client_that_takes_nothing_is_let_go_with_what_it_was_to_get() {
         drop(client);
     });
 }
+
+/// A connection moved in the middle of a large frame lost what had come of it, and everything behind it was read from the wrong byte.
+#[test]
+fn frames_are_whole_wherever_the_connection_moves() {
+    let lengths = [3_usize, 40_000, 0, 100_000, 17, 32 * 1024];
+    let mut stream = Vec::new();
+    for (number, length) in lengths.iter().enumerate() {
+        stream.extend_from_slice(&(*length as u32).to_be_bytes());
+        stream.extend(std::iter::repeat_n(number as u8, *length));
+    }
+    for step in [1_000, 1_023, 40_000, 65_536] {
+        let mut incoming = Incoming::default();
+        let mut frames = Vec::new();
+        for piece in stream.chunks(step) {
+            let mut piece = piece;
+            while !piece.is_empty() {
+                match &mut incoming.large {
+                    Some(large) => {
+                        let taken = piece.len().min(large.frame.len() - large.filled);
+                        large.frame[large.filled..large.filled + taken].copy_from_slice(&piece[..taken]);
+                        large.filled += taken;
+                        piece = &piece[taken..];
+                    }
+                    None => incoming.small.extend_from_slice(std::mem::take(&mut piece)),
+                }
+                frames.extend(incoming.take_frames(1 << 20).unwrap());
+            }
+            incoming = Incoming::with(incoming.take_rest());
+            frames.extend(incoming.take_frames(1 << 20).unwrap());
+        }
+        assert_eq!(frames.iter().map(Bytes::len).collect::<Vec<_>>(), lengths, "in steps of {step}");
+        for (number, frame) in frames.iter().enumerate() {
+            assert!(frame.iter().all(|byte| usize::from(*byte) == number));
+        }
+    }
+}
