@@ -3,7 +3,7 @@
 //! Names, defaults and meanings are Apache Kafka's (<https://kafka.apache.org/documentation/#topicconfigs>); keys that begin with
 //! `tidegate.` are our own. An unknown key is refused, as Kafka refuses it. [`TopicConfig`] can only come from valid text.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use tidegate_records::batch::Compression;
 
@@ -30,8 +30,10 @@ enum Allowed {
     Fraction,
     Boolean,
     OneOf(&'static [&'static str]),
-    /// A comma-separated list of these, each at most once; it may be empty.
+    /// A comma-separated list of these; it may be empty. What stands there twice counts once.
     ListOf(&'static [&'static str]),
+    /// `*`, or a comma-separated list of `partition:broker`; it may be empty (KIP-73).
+    ThrottledReplicas,
     /// There is no tiered storage: off.
     Off,
     /// Anything, as long as it is UTF-8.
@@ -139,7 +141,7 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         ConfigType::List,
         "",
         "",
-        Allowed::Text,
+        Allowed::ThrottledReplicas,
         "Accepted; there are no followers yet.",
     ),
     key(
@@ -155,7 +157,7 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         ConfigType::List,
         "",
         "",
-        Allowed::Text,
+        Allowed::ThrottledReplicas,
         "Accepted; there are no followers yet.",
     ),
     key(
@@ -399,8 +401,8 @@ pub enum ConfigError {
     Unknown { name: String },
     #[error("Invalid value {value} for configuration {name}: {reason}")]
     Invalid { name: String, value: String, reason: String },
-    #[error("Configuration '{name}' values must not be {fault}.")]
-    List { name: String, fault: ListFault },
+    #[error("Configuration '{name}' values must not be empty.")]
+    EmptyListElement { name: String },
     #[error(
         "conflict topic config setting min.compaction.lag.ms ({min_compaction_lag_ms}) > max.compaction.lag.ms ({max_compaction_lag_ms})"
     )]
@@ -413,22 +415,6 @@ pub enum ConfigError {
         "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage."
     )]
     TieredStorage,
-}
-
-/// What is wrong with an element of a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListFault {
-    Empty,
-    Duplicated,
-}
-
-impl fmt::Display for ListFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "empty",
-            Self::Duplicated => "duplicated",
-        })
-    }
 }
 
 /// A string of the protocol's older versions has a length of 16 bits, so a longer value could not be shown to everybody.
@@ -480,20 +466,48 @@ impl TopicKey {
             Allowed::OneOf(values) if values.contains(&trimmed) => Ok(()),
             Allowed::OneOf(values) => invalid(value, format!("String must be one of: {}", values.join(", "))),
             Allowed::ListOf(_) if trimmed.is_empty() => Ok(()),
-            Allowed::ListOf(values) => {
-                let parts: Vec<&str> = trimmed.split(',').map(str::trim).collect();
-                let mut different = parts.clone();
-                different.sort_unstable();
-                different.dedup();
-                if different.len() < parts.len() {
-                    return Err(ConfigError::List { name: name(), fault: ListFault::Duplicated });
+            Allowed::ListOf(values) => match trimmed.split(',').map(str::trim).find(|part| !values.contains(part)) {
+                None => Ok(()),
+                Some("") => Err(ConfigError::EmptyListElement { name: name() }),
+                Some(other) => invalid(other, format!("String must be one of: {}", values.join(", "))),
+            },
+            Allowed::ThrottledReplicas => {
+                let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+                let replica = |part: &str| {
+                    part.trim().split_once(':').is_some_and(|(partition, broker)| number(partition) && number(broker))
+                };
+                if matches!(trimmed, "" | "*") || trimmed.split(',').all(replica) {
+                    return Ok(());
                 }
-                match parts.iter().find(|part| !values.contains(part)) {
-                    None => Ok(()),
-                    Some(&"") => Err(ConfigError::List { name: name(), fault: ListFault::Empty }),
-                    Some(other) => invalid(other, format!("String must be one of: {}", values.join(", "))),
-                }
+                invalid(
+                    &format!("[{trimmed}]"),
+                    format!(
+                        "{} must be the literal '*' or a list of replicas in the following format: [partitionId]:[brokerId],[partitionId]:[brokerId],...",
+                        self.name
+                    ),
+                )
             }
+        }
+    }
+
+    /// A valid `value` as it is shown: without white space around it, booleans in lower case, nothing twice in a list.
+    #[must_use]
+    pub fn shown(&self, value: &str) -> String {
+        let trimmed = value.trim();
+        match self.kind {
+            ConfigType::Boolean => trimmed.to_ascii_lowercase(),
+            ConfigType::List => {
+                let mut parts: Vec<&str> = Vec::new();
+                for part in trimmed.split(',').map(str::trim) {
+                    if !parts.contains(&part) {
+                        parts.push(part);
+                    }
+                }
+                parts.join(",")
+            }
+            ConfigType::Int | ConfigType::Long | ConfigType::Double => trimmed.to_owned(),
+            ConfigType::String if matches!(self.allowed, Allowed::Text) => value.to_owned(),
+            ConfigType::String => trimmed.to_owned(),
         }
     }
 

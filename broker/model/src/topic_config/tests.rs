@@ -85,7 +85,6 @@ fn bad_values_are_refused_as_kafka_refuses_them() {
         "delete,shred",
         "Invalid value shred for configuration cleanup.policy: String must be one of: compact, delete",
     );
-    check("cleanup.policy", "delete,delete", "Configuration 'cleanup.policy' values must not be duplicated.");
     check("cleanup.policy", "delete,", "Configuration 'cleanup.policy' values must not be empty.");
     check(
         "compression.type",
@@ -186,4 +185,30 @@ fn values_are_resolved_over_the_brokers_defaults() {
     assert_eq!((config.retention_ms, config.segment_ms), (9, 7));
     assert_eq!(config.cleanup_policy, CleanupPolicy { delete: true, compact: true });
     assert_eq!(config.overrides().len(), 2);
+}
+
+#[test]
+fn replicas_to_throttle_are_pairs_or_a_star() {
+    for good in ["", "*", "0:1", "0:1,12:3", " 0:1 , 2:3 "] {
+        assert!(resolve(&[("leader.replication.throttled.replicas", good)]).is_ok(), "{good}");
+    }
+    for bad in ["x", "0", "0:", ":1", "0:1,", "0:1:2", "-1:1"] {
+        assert!(resolve(&[("follower.replication.throttled.replicas", bad)]).is_err(), "{bad}");
+    }
+}
+
+/// Tools compare what they set with what they are shown: Kafka shows the parsed value, so "TRUE" is not a difference for ever.
+#[test]
+fn values_are_shown_as_kafka_shows_them() {
+    for (key, value, shown) in [
+        ("cleanup.policy", "delete,delete", "delete"),
+        ("cleanup.policy", " compact , delete ", "compact,delete"),
+        ("preallocate", "TRUE", "true"),
+        ("retention.ms", " 5 ", "5"),
+        ("compression.type", " zstd ", "zstd"),
+        ("tidegate.router.config", " {} ", " {} "),
+    ] {
+        assert!(resolve(&[(key, value)]).is_ok() || key.starts_with("tidegate"), "{key}={value}");
+        assert_eq!(topic_key(key).unwrap().shown(value), shown, "{key}");
+    }
 }

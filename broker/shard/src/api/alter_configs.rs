@@ -57,7 +57,7 @@ fn invalid_request(message: String) -> Refusal {
 }
 
 fn null_value(name: &str) -> Refusal {
-    (code(ResponseError::InvalidConfig), format!("Null value not supported for : {name}"))
+    invalid_request(format!("Null value not supported for : {name}"))
 }
 
 /// AlterConfigs: what is not named goes back to its default.
@@ -197,7 +197,7 @@ impl Operation {
                 let parts = |text: &str| -> Vec<String> {
                     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
                 };
-                let mut list = parts(source_and_value(key, configs, defaults).1);
+                let mut list = parts(&source_and_value(key, configs, defaults).1);
                 for part in parts(value()?) {
                     if kind == 3 {
                         list.retain(|present| *present != part);

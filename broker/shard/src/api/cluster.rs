@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::{
     Work as AnyWork, code,
-    metadata::{OPERATIONS_NOT_ASKED, all_cluster_operations, all_topic_operations},
+    metadata::{OPERATIONS_NOT_ASKED, all_cluster_operations, all_topic_operations, unknown_name},
     text,
 };
 use crate::{
@@ -108,7 +108,7 @@ pub(super) fn topic_partitions(
             .with_name(Some(TopicName(text(&name))))
             .with_topic_authorized_operations(all_topic_operations());
         match shard.image.topic(&name) {
-            None => answer.error_code = code(ResponseError::UnknownTopicOrPartition),
+            None => answer.error_code = unknown_name(&name),
             Some(topic) => {
                 answer.topic_id = Uuid::from_bytes(topic.id.0);
                 answer.is_internal = topic.is_internal();

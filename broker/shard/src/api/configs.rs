@@ -39,13 +39,13 @@ pub(super) fn source_and_value<'a>(
     key: &'a TopicKey,
     overrides: &'a BTreeMap<String, String>,
     defaults: &'a BrokerDefaults,
-) -> (i8, &'a str) {
+) -> (i8, String) {
     if let Some(value) = overrides.get(key.name) {
-        (SOURCE_TOPIC, value)
+        (SOURCE_TOPIC, key.shown(value))
     } else if let Some(value) = defaults.get(key.name) {
-        (SOURCE_STATIC_BROKER, value)
+        (SOURCE_STATIC_BROKER, key.shown(value))
     } else {
-        (SOURCE_DEFAULT, key.default)
+        (SOURCE_DEFAULT, key.default.to_owned())
     }
 }
 
@@ -113,7 +113,7 @@ fn describe_resource(
                 .map(|key| {
                     let overrides = topic.config.overrides();
                     let (source, value) = source_and_value(key, overrides, shard.image.defaults());
-                    let mut described = described(key.name, value, source, key.kind, request);
+                    let mut described = described(key.name, &value, source, key.kind, request);
                     if body.include_synonyms {
                         described.synonyms = synonyms(key, overrides, shard.image.defaults());
                     }
@@ -162,6 +162,9 @@ fn describe_resource(
                 shown
             })
             .collect()),
+        RESOURCE_CLIENT_METRICS if name.is_empty() => {
+            Err((code(ResponseError::InvalidRequest), "Client metrics subscription name must not be empty".to_owned()))
+        }
         RESOURCE_CLIENT_METRICS => Ok(Vec::new()),
         _ => Err((code(ResponseError::InvalidRequest), format!("resource type {kind} has no configuration here"))),
     }
@@ -212,10 +215,10 @@ fn synonyms(
     let broker_name = key.synonym.unwrap_or(key.name);
     let mut synonyms = Vec::new();
     if let Some(value) = overrides.get(key.name) {
-        synonyms.push(synonym(key.name, value, SOURCE_TOPIC));
+        synonyms.push(synonym(key.name, &key.shown(value), SOURCE_TOPIC));
     }
     if let Some(value) = defaults.get(key.name) {
-        synonyms.push(synonym(broker_name, value, SOURCE_STATIC_BROKER));
+        synonyms.push(synonym(broker_name, &key.shown(value), SOURCE_STATIC_BROKER));
     }
     synonyms.push(synonym(broker_name, key.default, SOURCE_DEFAULT));
     synonyms

@@ -1,7 +1,7 @@
 //! FindCoordinator (key 10): which broker coordinates a group. Many keys at once from v4 (KIP-699).
 //!
 //! The first to ask makes `__consumer_offsets`; the answer waits until it is there. There are no transactions and no share
-//! groups yet, so nobody coordinates them: a transactional producer is told to try again, which it does until its timeout.
+//! groups yet, so nobody coordinates them: a transactional producer is told so in a way that ends it at once.
 
 use kafka_protocol::{
     ResponseError,
@@ -20,6 +20,8 @@ use crate::{
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 const SHARE: i8 = 2;
+
+const NO_TRANSACTIONS: &str = "this broker has no transactions yet: produce without transactional.id";
 
 pub(crate) struct Work {
     keys: Vec<StrBytes>,
@@ -68,10 +70,13 @@ pub(super) fn finish(
     respond(shard, now, request, work, refusal, effects);
 }
 
-fn refusal_of(key_type: i8) -> Option<Refusal> {
+fn refusal_of(key_type: i8, version: i16) -> Option<Refusal> {
     let (error, message) = match key_type {
         GROUP => return None,
-        TRANSACTION => (ResponseError::CoordinatorNotAvailable, "this broker has no transactions yet"),
+        // The clients of these versions show the words.
+        TRANSACTION if version >= 4 => (ResponseError::UnsupportedVersion, NO_TRANSACTIONS),
+        // librdkafka ends on this code and tries for ever on every other.
+        TRANSACTION => (ResponseError::TransactionalIdAuthorizationFailed, NO_TRANSACTIONS),
         SHARE => (ResponseError::InvalidRequest, "this broker has no share groups"),
         _ => (ResponseError::InvalidRequest, "the key type is not one of 0 (group), 1 (transaction) and 2 (share)"),
     };
@@ -86,7 +91,7 @@ fn respond(
     refusal: Option<Refusal>,
     effects: &mut Effects,
 ) {
-    let refusal = refusal.or_else(|| refusal_of(work.key_type));
+    let refusal = refusal.or_else(|| refusal_of(work.key_type, request.version));
     let broker = shard.image.brokers.iter().find(|broker| broker.id == shard.identity.broker.0);
     let (refusal, node, host, port) = match (refusal, broker) {
         (None, Some(broker)) => (None, broker.id, text(&broker.host), i32::from(broker.port)),

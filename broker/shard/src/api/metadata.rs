@@ -13,7 +13,7 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use tidegate_model::metadata::{Broker, MetadataChange, MetadataError, ProposalResult, Topic};
+use tidegate_model::metadata::{Broker, MetadataChange, MetadataError, ProposalResult, Topic, validate_name};
 use tidegate_records::{ids::TopicId, time::Now};
 use uuid::Uuid;
 
@@ -120,7 +120,7 @@ fn respond(shard: &mut Shard, now: Now, request: &Request, work: &Work, effects:
         .map(|asked| {
             let (found, name, id, unknown) = match asked {
                 Asked::Name { name, refused } => {
-                    let unknown = refused.unwrap_or_else(|| code(ResponseError::UnknownTopicOrPartition));
+                    let unknown = refused.unwrap_or_else(|| unknown_name(name));
                     (image.topic(name), Some(name.as_str()), TopicId::ZERO, unknown)
                 }
                 Asked::Id(id) => (image.topic_by_id(*id), None, *id, code(ResponseError::UnknownTopicId)),
@@ -158,6 +158,11 @@ fn respond(shard: &mut Shard, now: Now, request: &Request, work: &Work, effects:
         response.cluster_id = None;
     }
     shard.answer(now, request, &response, effects);
+}
+
+/// The code for a topic that is not there: no retry helps where the name can never be one (17).
+pub(super) fn unknown_name(name: &str) -> i16 {
+    validate_name(name).map_or_else(|error| metadata_code(&error), |()| code(ResponseError::UnknownTopicOrPartition))
 }
 
 fn broker(broker: &Broker) -> MetadataResponseBroker {

@@ -153,7 +153,7 @@ fn described(shard: &Shard, configs: &BTreeMap<String, String>) -> Vec<Creatable
             let (source, value) = source_and_value(key, configs, shard.image.defaults());
             CreatableTopicConfigs::default()
                 .with_name(text(key.name))
-                .with_value(Some(text(value)))
+                .with_value(Some(text(&value)))
                 .with_config_source(source)
         })
         .collect()
@@ -212,13 +212,29 @@ pub(super) fn extend(
     effects: &mut Effects,
 ) {
     let broker = shard.identity.broker.0;
-    let mut answers = Vec::new();
+    let mut answers: Vec<CreatePartitionsTopicResult> = Vec::new();
     let mut changes = Vec::new();
+    let mut seen = BTreeSet::new();
+    let repeated: BTreeSet<TopicName> =
+        body.topics.iter().filter(|topic| !seen.insert(&topic.name)).map(|topic| topic.name.clone()).collect();
     for topic in body.topics {
+        if repeated.contains(&topic.name) && answers.iter().any(|answer| answer.name == topic.name) {
+            continue;
+        }
         let change = MetadataChange::CreatePartitions { name: topic.name.0.to_string(), partitions: topic.count };
         let elsewhere =
             topic.assignments.iter().flatten().any(|assigned| !assigned.broker_ids.iter().map(|id| id.0).eq([broker]));
-        let result = if elsewhere {
+        let current = shard.image.topic(&topic.name.0).map_or(0, |topic| topic.partitions);
+        let assigned = topic.assignments.as_ref().map(Vec::len);
+        let added = usize::try_from(topic.count.saturating_sub(current)).unwrap_or(0);
+        let result = if repeated.contains(&topic.name) {
+            Err((code(ResponseError::InvalidRequest), "Duplicate topic name.".to_owned()))
+        } else if let Some(assigned) = assigned.filter(|assigned| current > 0 && added > 0 && *assigned != added) {
+            let message = format!(
+                "Attempted to add {added} additional partition(s), but only {assigned} assignment(s) were specified."
+            );
+            Err((code(ResponseError::InvalidReplicaAssignment), message))
+        } else if elsewhere {
             let message = format!("New partitions can only be placed on broker {broker}: it is the only one.");
             Err((code(ResponseError::InvalidReplicaAssignment), message))
         } else {

@@ -3,6 +3,7 @@
 //! One binary for all of it, so that it is linked once. Clients that are not installed are skipped, saying so; with
 //! `TIDEGATE_REQUIRE_CLIENTS=1` they are an error. See README.md beside this file.
 
+mod admin;
 mod broker;
 mod cli;
 mod clients;

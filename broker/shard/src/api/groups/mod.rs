@@ -52,7 +52,7 @@ pub(crate) struct Work {
 /// What a response needs of its request.
 enum Kept {
     Nothing,
-    /// Partitions of an OffsetCommit that do not exist.
+    /// Partitions of an OffsetCommit or OffsetDelete that do not exist.
     Commit(offset_commit::Refused),
     /// The topics of an OffsetFetch in a version without an error for the whole.
     Fetch(offset_fetch::Asked),
@@ -97,7 +97,7 @@ fn read(shard: &Shard, request: &Request, body: RequestKind) -> Read {
         RequestKind::LeaveGroup(body) => leave_group::read(request, body),
         RequestKind::OffsetCommit(body) => offset_commit::read(shard, request, body),
         RequestKind::OffsetFetch(body) => offset_fetch::read(shard, request, body),
-        RequestKind::OffsetDelete(body) => offset_delete::read(body),
+        RequestKind::OffsetDelete(body) => offset_delete::read(shard, body),
         RequestKind::ListGroups(body) => list_groups::read(body),
         RequestKind::DescribeGroups(body) => describe_groups::read(body),
         RequestKind::DeleteGroups(body) => delete_groups::read(body),
@@ -189,7 +189,10 @@ fn respond(shard: &mut Shard, now: Now, request: &Request, answer: GroupAnswer, 
             let asked = if let Kept::Fetch(asked) = kept { asked } else { Vec::new() };
             shard.answer(now, request, &offset_fetch::write(version, groups, asked), effects);
         }
-        GroupAnswer::OffsetDelete(answer) => shard.answer(now, request, &offset_delete::write(answer), effects),
+        GroupAnswer::OffsetDelete(answer) => {
+            let refused = if let Kept::Commit(refused) = kept { refused } else { Vec::new() };
+            shard.answer(now, request, &offset_delete::write(answer, refused), effects);
+        }
         GroupAnswer::List(answer) => shard.answer(now, request, &list_groups::write(version, answer), effects),
         GroupAnswer::Describe(groups) => {
             let response = describe_groups::write(version, groups, operations(&kept));

@@ -278,7 +278,7 @@ fn transactions_and_share_groups_have_no_coordinator_yet() {
         assert_eq!((coordinator.error_code, coordinator.node_id.0), (expected.code(), -1));
         assert!(coordinator.error_message.is_some());
     };
-    check(&mut rig, 1, ResponseError::CoordinatorNotAvailable);
+    check(&mut rig, 1, ResponseError::UnsupportedVersion);
     check(&mut rig, 2, ResponseError::InvalidRequest);
     check(&mut rig, 9, ResponseError::InvalidRequest);
 }
@@ -496,7 +496,9 @@ fn every_answer_can_be_written_in_every_version() {
         });
         let committed = || CommittedTopic { name: text("t"), id: TopicId([1; 16]), partitions: vec![(0, error)] };
         check(ApiKey::OffsetCommit, |_| offset_commit::write(vec![committed()], vec![(TopicName(wire("u")), vec![1])]));
-        check(ApiKey::OffsetDelete, |_| offset_delete::write(error.map_or(Ok(vec![committed()]), Err)));
+        check(ApiKey::OffsetDelete, |_| {
+            offset_delete::write(error.map_or(Ok(vec![committed()]), Err), vec![(TopicName(wire("u")), vec![1])])
+        });
         check(ApiKey::OffsetFetch, |version| {
             let offset =
                 FetchedOffset { partition: 1, offset: Offset(5), leader_epoch: LeaderEpoch(3), metadata: text("note") };
