@@ -287,6 +287,7 @@ impl MetadataImage {
                 Ok(())
             }
             MetadataChange::AlterTopicConfig { name, configs, based_on } => {
+                validate_name(name)?;
                 let current = self.known(name)?.config.overrides();
                 if based_on.as_ref().is_some_and(|based_on| based_on != current) {
                     return Err(MetadataError::ConfigChanged { name: name.clone(), current: current.clone() });

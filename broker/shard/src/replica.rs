@@ -428,7 +428,10 @@ impl Owned {
         replica.check_epoch(item.current_leader_epoch).map_err(Err)?;
         let model = &replica.model;
         if item.last_fetched_epoch.0 >= 0 {
-            let (epoch, end) = model.end_of_epoch(item.last_fetched_epoch).unwrap_or((LeaderEpoch(-1), Offset(-1)));
+            let Some((epoch, end)) = model.end_of_epoch(item.last_fetched_epoch) else {
+                let (start, end) = (model.log_start_offset(), model.high_watermark());
+                return Err(Err(PartitionError::OffsetOutOfRange { asked: item.fetch_offset, start, end }));
+            };
             if end < item.fetch_offset || epoch < item.last_fetched_epoch {
                 let diverging = Some((epoch, end));
                 return Err(self.fetched(item.partition, Vec::new()).map(|found| Fetched { diverging, ..found }));

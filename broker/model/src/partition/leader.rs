@@ -233,16 +233,20 @@ impl Partition {
         Some(self.epochs.get(after.checked_sub(1)?)?.epoch)
     }
 
-    /// The last offset + 1 of the largest epoch that is not above `epoch` (KIP-101), and that epoch; `None` if it is unknown.
+    /// The last offset + 1 of the largest epoch that is not above `epoch` (KIP-101), and that epoch. Of an epoch from before the
+    /// log's start: where the log's first begins. `None` for one that is still to come.
     #[must_use]
     pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         if epoch == self.leader_epoch {
             return Some((epoch, self.log_end_offset));
         }
+        if epoch.0 < 0 {
+            return None;
+        }
         let after = self.epochs.partition_point(|start| start.epoch <= epoch);
-        let held = self.epochs.get(after.checked_sub(1)?)?;
-        let end = self.epochs.get(after).map_or(self.log_end_offset, |next| next.start_offset);
-        Some((held.epoch, end))
+        let end = self.epochs.get(after)?.start_offset;
+        let held = after.checked_sub(1).map_or(epoch, |held| self.epochs[held].epoch);
+        Some((held, end))
     }
 
     /// Forgets idle producers; see [`Producers::expire`].

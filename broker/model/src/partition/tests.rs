@@ -132,6 +132,10 @@ fn the_end_of_an_epoch_is_the_start_of_the_next() {
     assert_eq!(end(4), Some((2, 30)));
     assert_eq!(end(1), Some((0, 10)));
     assert_eq!(end(-1), None);
+    assert_eq!(end(6), None, "a leader does not know the end of what is to come");
+    let later = vec![EpochStart { epoch: LeaderEpoch(3), start_offset: Offset(20) }];
+    let partition = Partition::recovered(Offset(20), Offset(42), later, Producers::default());
+    assert_eq!(partition.end_of_epoch(LeaderEpoch(1)), Some((LeaderEpoch(1), Offset(20))), "older than the log");
 }
 
 proptest! {

@@ -35,6 +35,7 @@ pub(super) fn answer(shard: &mut Shard, now: Now, request: Request, body: &ApiVe
     if request.version >= 3 && !(is_name(&body.client_software_name) && is_name(&body.client_software_version)) {
         // KIP-511: names that could not stand in a metric are refused.
         response.error_code = code(ResponseError::InvalidRequest);
+        return shard.answer(now, &request, &response, effects);
     }
     response.api_keys = api_keys();
     if request.version >= 4 {

@@ -65,10 +65,17 @@ pub(super) fn describe(
     if request.version >= 1 {
         response.endpoint_type = body.endpoint_type;
         if body.endpoint_type != 1 {
-            response.error_code = code(ResponseError::MismatchedEndpointType);
-            response.error_message = Some(text("this is a broker endpoint (type 1), there is no other here"));
-            response.endpoint_type = 1;
-            response.brokers.clear();
+            let (error, message) = match body.endpoint_type {
+                2 => (
+                    ResponseError::MismatchedEndpointType,
+                    "The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER",
+                ),
+                _ => (ResponseError::UnsupportedEndpointType, "this endpoint type is not known, only 1 (broker) is"),
+            };
+            response = DescribeClusterResponse::default()
+                .with_error_code(code(error))
+                .with_error_message(Some(text(message)))
+                .with_endpoint_type(1);
         }
     }
     shard.answer(now, request, &response, effects);
@@ -91,6 +98,10 @@ pub(super) fn topic_partitions(
     names.dedup();
     let mut from = 0;
     if let Some(cursor) = &body.cursor {
+        let cursor_name = cursor.topic_name.0.as_str();
+        if cursor.partition_index < 0 || !body.topics.is_empty() && names.iter().all(|name| name != cursor_name) {
+            return refuse_cursor(shard, now, request, &names, effects);
+        }
         names.retain(|name| name.as_str() >= cursor.topic_name.0.as_str());
         from = cursor.partition_index.max(0);
         if names.first().is_none_or(|name| name.as_str() != cursor.topic_name.0.as_str()) {
@@ -137,6 +148,17 @@ pub(super) fn topic_partitions(
         from = 0;
         response.topics.push(answer);
     }
+    shard.answer(now, request, &response, effects);
+}
+
+/// A cursor that no answer of ours can have given, as Kafka answers it: an error for each topic.
+fn refuse_cursor(shard: &mut Shard, now: Now, request: &Request, names: &[String], effects: &mut Effects) {
+    let topics = names.iter().map(|name| {
+        DescribeTopicPartitionsResponseTopic::default()
+            .with_error_code(code(ResponseError::InvalidRequest))
+            .with_name(Some(TopicName(text(name))))
+    });
+    let response = DescribeTopicPartitionsResponse::default().with_topics(topics.collect());
     shard.answer(now, request, &response, effects);
 }
 

@@ -72,7 +72,9 @@ pub(super) fn describe(
         .iter()
         .map(|resource| {
             let wanted = |name: &str| {
-                resource.configuration_keys.as_ref().is_none_or(|keys| keys.iter().any(|key| key.as_str() == name))
+                // No list and an empty one mean all.
+                let keys = resource.configuration_keys.as_deref().unwrap_or_default();
+                keys.is_empty() || keys.iter().any(|key| key.as_str() == name)
             };
             let mut result = DescribeConfigsResult::default()
                 .with_resource_type(resource.resource_type)

@@ -36,6 +36,10 @@ pub(super) fn begin(
     body: &InitProducerIdRequest,
     effects: &mut Effects,
 ) {
+    let is_empty = body.transactional_id.as_ref().is_some_and(|id| id.0.is_empty());
+    if is_empty || (body.producer_id.0 == -1) != (body.producer_epoch == -1) {
+        return refuse(shard, now, &request, code(ResponseError::InvalidRequest), effects);
+    }
     if body.transactional_id.is_some() {
         // A fatal code: the producer must not try for ever.
         return refuse(shard, now, &request, code(ResponseError::TransactionalIdAuthorizationFailed), effects);

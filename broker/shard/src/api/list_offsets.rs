@@ -1,5 +1,7 @@
 //! ListOffsets (key 2): the first, the last, or the offset of a time. Sources: KIP-79, KIP-734 (max timestamp), KIP-405 (tiers).
 
+use std::collections::BTreeSet;
+
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -30,6 +32,7 @@ pub(crate) struct Work {
 pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: ListOffsetsRequest, effects: &mut Effects) {
     let mut work = Work { topics: Vec::new(), places: Vec::new(), awaiting: 0 };
     let mut asks: Vec<Vec<ListOffsetsItem>> = (0..shard.identity.shards).map(|_| Vec::new()).collect();
+    let mut seen = BTreeSet::new();
     for topic in &body.topics {
         let image = shard.image.topic(&topic.name.0).cloned();
         let mut response = ListOffsetsTopicResponse::default().with_name(topic.name.clone());
@@ -39,7 +42,11 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: ListOff
                 .as_ref()
                 .filter(|image| image.has_partition(PartitionIndex(asked.partition_index)))
                 .map(|image| TopicPartition::new(image.id, PartitionIndex(asked.partition_index)));
-            match (partition, query(asked.timestamp)) {
+            let repeated = !seen.insert((topic.name.clone(), asked.partition_index));
+            match (partition, query(asked.timestamp, request.version)) {
+                _ if repeated => {
+                    answer.error_code = code(ResponseError::InvalidRequest);
+                }
                 (None, _) => answer.error_code = code(ResponseError::UnknownTopicOrPartition),
                 (_, None) => answer.error_code = code(ResponseError::UnsupportedVersion),
                 (Some(partition), Some(what)) => {
@@ -69,14 +76,15 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: ListOff
     }
 }
 
-fn query(timestamp: i64) -> Option<OffsetQuery> {
+/// What a timestamp asks for; negative ones are names, each known from a version on.
+fn query(timestamp: i64, version: i16) -> Option<OffsetQuery> {
     Some(match timestamp {
         -1 => OffsetQuery::Latest,
         -2 => OffsetQuery::Earliest,
-        -3 => OffsetQuery::MaxTimestamp,
+        -3 if version >= 7 => OffsetQuery::MaxTimestamp,
         // The earliest local offset is the earliest: there is no other tier (KIP-405).
-        -4 => OffsetQuery::Earliest,
-        -5 => OffsetQuery::LatestTiered,
+        -4 if version >= 8 => OffsetQuery::Earliest,
+        -5 if version >= 9 => OffsetQuery::LatestTiered,
         timestamp if timestamp >= 0 => OffsetQuery::AtOrAfter(Timestamp(timestamp)),
         _ => return None,
     })

@@ -15,7 +15,7 @@ use kafka_protocol::{
     },
 };
 use tidegate_model::{
-    metadata::{MetadataChange, MetadataError, ProposalResult},
+    metadata::{MetadataChange, MetadataError, ProposalResult, Topic},
     topic_config::TOPIC_KEYS,
 };
 use tidegate_records::{ids::TopicId, time::Now};
@@ -138,7 +138,7 @@ fn created(name: TopicName, result: Result<(), Refusal>) -> CreatableTopicResult
         .with_error_message(None)
         .with_num_partitions(-1)
         .with_replication_factor(-1)
-        .with_configs(None);
+        .with_configs(Some(Vec::new()));
     if let Err((error_code, message)) = result {
         answer.error_code = error_code;
         answer.error_message = Some(text(&message));
@@ -162,32 +162,45 @@ fn described(shard: &Shard, configs: &BTreeMap<String, String>) -> Vec<Creatable
 // ---- DeleteTopics ----
 
 pub(super) fn delete(shard: &mut Shard, now: Now, request: Request, body: DeleteTopicsRequest, effects: &mut Effects) {
-    let mut answers = Vec::new();
-    let mut changes = Vec::new();
     let by_name = body.topic_names.into_iter().map(|name| (Some(name), Uuid::nil()));
     let by_either = body.topics.into_iter().map(|topic| (topic.name, topic.topic_id));
-    let mut seen = BTreeSet::new();
-    for (name, id) in by_name.chain(by_either) {
-        let mut answer = DeletableTopicResult::default().with_name(name.clone()).with_topic_id(id);
-        let found = match &name {
-            Some(name) => shard.image.topic(&name.0),
-            None => shard.image.topic_by_id(TopicId(*id.as_bytes())),
-        };
-        let result = match found {
-            None if name.is_some() => {
+    let asked: Vec<_> = by_name.chain(by_either).collect();
+    let invalid = |message: &str| Err((code(ResponseError::InvalidRequest), message.to_owned()));
+    let mut answers: Vec<DeletableTopicResult> = Vec::new();
+    let mut changes = Vec::new();
+    // A name and an id may mean the same topic; what is not there is told apart as it was asked for.
+    let subject = |(name, id): &(Option<TopicName>, Uuid)| {
+        let found = find(shard, name.as_ref(), *id);
+        (found.map(|topic| topic.id), found.map_or_else(|| (name.clone(), *id), |_| (None, Uuid::nil())))
+    };
+    let mut counts = BTreeMap::new();
+    for one in &asked {
+        *counts.entry(subject(one)).or_insert(0_usize) += 1;
+    }
+    for (name, id) in &asked {
+        let mut answer = DeletableTopicResult::default().with_name(name.clone()).with_topic_id(*id);
+        let found = find(shard, name.as_ref(), *id);
+        let times = counts.insert(subject(&(name.clone(), *id)), 0).unwrap_or(0);
+        if times == 0 {
+            // Answered with the first of them.
+            continue;
+        }
+        let result = match (name, found) {
+            (Some(_), _) if !id.is_nil() => invalid("You may not specify both topic name and topic id."),
+            (None, _) if id.is_nil() => invalid("Neither topic name nor id were specified."),
+            _ if times > 1 => invalid("Duplicate topic name or id."),
+            (Some(_), None) => {
                 let message = "This server does not host this topic-partition.".to_owned();
                 Err((code(ResponseError::UnknownTopicOrPartition), message))
             }
-            None => Err((code(ResponseError::UnknownTopicId), "This server does not host this topic ID.".to_owned())),
-            Some(topic) => {
+            (None, None) => {
+                Err((code(ResponseError::UnknownTopicId), "This server does not host this topic ID.".to_owned()))
+            }
+            (_, Some(topic)) => {
                 answer.name = Some(TopicName(text(&topic.name)));
                 answer.topic_id = Uuid::from_bytes(topic.id.0);
                 let change = MetadataChange::DeleteTopic { id: topic.id.to_hex() };
-                if seen.insert(topic.id) {
-                    shard.image.validate(&change).map(|()| change).map_err(|error| refusal(&error))
-                } else {
-                    Err((code(ResponseError::InvalidRequest), "Duplicate topic name or id.".to_owned()))
-                }
+                shard.image.validate(&change).map(|()| change).map_err(|error| refusal(&error))
             }
         };
         match result {
@@ -200,6 +213,15 @@ pub(super) fn delete(shard: &mut Shard, now: Now, request: Request, body: Delete
         answers.push(answer);
     }
     wait_or_respond(shard, now, request, Answers::Deleted(answers), changes, effects);
+}
+
+/// The topic of a name or, without one, of an id.
+fn find<'a>(shard: &'a Shard, name: Option<&TopicName>, id: Uuid) -> Option<&'a Topic> {
+    match name {
+        Some(name) => shard.image.topic(&name.0),
+        None => shard.image.topic_by_id(TopicId(*id.as_bytes())),
+    }
+    .map(AsRef::as_ref)
 }
 
 // ---- CreatePartitions ----
@@ -302,7 +324,7 @@ pub(super) fn finish(
                         .with_error_message(message)
                         .with_num_partitions(-1)
                         .with_replication_factor(-1)
-                        .with_configs(None);
+                        .with_configs(Some(Vec::new()));
                 }
                 Answers::Deleted(answers) => {
                     answers[tag].error_code = error_code;

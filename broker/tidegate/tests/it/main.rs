@@ -8,6 +8,7 @@ mod broker;
 mod cli;
 mod clients;
 mod durability;
+mod every_version;
 mod faults;
 mod librdkafka;
 mod log;

@@ -320,7 +320,10 @@ impl ConsumerGroup {
     }
 
     /// The group's epoch rises when somebody reads other topics, or when topics are not what they were.
+    ///
+    /// It is at least 1 once somebody is there, even with an empty subscription: a member that is told the epoch 0 joins again.
     fn update_epoch(&mut self, subscription_changed: bool, topics: &Topics<'_>, draft: &mut Draft) {
+        let subscription_changed = subscription_changed || self.state.epoch == 0;
         if !subscription_changed && !self.metadata_is_stale {
             return;
         }

@@ -69,7 +69,7 @@ impl GroupCoordinator {
             GroupRequest::Heartbeat(heartbeat) => (&heartbeat.group_id, false),
             GroupRequest::Leave(leave) => (&leave.group_id, false),
             GroupRequest::OffsetCommit(commit) => (&commit.group_id, true),
-            GroupRequest::OffsetDelete(delete) => (&delete.group_id, true),
+            GroupRequest::OffsetDelete(delete) => (&delete.group_id, false),
             GroupRequest::ConsumerHeartbeat(heartbeat) => (&heartbeat.group_id, true),
             GroupRequest::OffsetFetch(_)
             | GroupRequest::List(_)

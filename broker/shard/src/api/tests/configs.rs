@@ -210,7 +210,7 @@ fn a_refused_change_changes_nothing() {
         "Can't APPEND to key retention.ms because its type is not LIST.",
     );
     check(&[("nonsense", SUBTRACT, Some("1"))], config, "Can't SUBTRACT to key nonsense because its type is not LIST.");
-    check(&[("retention.ms", SET, None)], config, "Null value not supported for : retention.ms");
+    check(&[("retention.ms", SET, None)], ResponseError::InvalidRequest, "Null value not supported for : retention.ms");
     check(
         &[("tidegate.router", SET, Some("nobody"))],
         config,
@@ -300,7 +300,7 @@ fn alter_configs_replaces_everything() {
         assert_eq!(overrides(&rig, "t"), map(&[("max.message.bytes", "7")]));
         let body = AlterConfigsRequest::default().with_resources(vec![resource(TOPIC, "t", &[("segment.ms", None)])]);
         let response: AlterConfigsResponse = rig.ask(ApiKey::AlterConfigs, version, &body);
-        assert_eq!(response.responses[0].error_code, ResponseError::InvalidConfig.code());
+        assert_eq!(response.responses[0].error_code, ResponseError::InvalidRequest.code());
     }
 }
 
