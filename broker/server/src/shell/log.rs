@@ -91,6 +91,8 @@ impl Log {
         // A full round waits behind the one in flight: more would only take memory and add to the latency of all.
         figures.pending_bytes > self.options.round_bytes_max
             || figures.unapplied_bytes > self.options.unapplied_bytes_max / 2
+            // What is in memory only because an older batch is in no segment yet is not counted as unapplied.
+            || figures.tail_cache_bytes > 2 * self.options.tail_cache_bytes.max(self.options.round_bytes_max)
     }
 
     /// Waits until storage takes so many bytes. Returns at once if it never will, or not before the disk has room again: then who

@@ -360,6 +360,13 @@ fn probe_direct_io(directory: &Path) -> Result<bool, StartupError> {
     Ok(true)
 }
 
+/// Turns transparent huge pages off for this process. Buffers of a few hundred KiB come and go all the time: with huge pages each
+/// of them keeps 2 MiB resident and has them zeroed first (measured: half of the memory and a fifth of the processor time at 400 MB/s).
+pub fn disable_huge_pages() {
+    // SAFETY: this option takes no pointers; a kernel without it refuses, and nothing is lost but the gain.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
