@@ -63,15 +63,17 @@ impl<D: Disk> Store<D> {
         let Some(_pass) = self.inner.maintenance.try_enter() else { return false };
         let mut spent = 0;
         let mut worked = false;
+        let mut no_room_for_journal = false;
         while spent < budget.max(1) {
             let task = {
                 let state = self.inner.state.borrow();
                 if state.failed.is_some() {
                     return false;
                 }
-                next_task(&state, &self.inner.options)
+                next_task(&state, &self.inner.options, no_room_for_journal)
             };
             let Some(task) = task else { break };
+            let prepares = matches!(task, Task::Prepare);
             let done = match task {
                 Task::Prepare => self.prepare_journal_file().await,
                 Task::Reclaim => self.reclaim_step().await,
@@ -87,6 +89,11 @@ impl<D: Disk> Store<D> {
                     state.full = false;
                     state.tail_cache.evict(self.inner.options.tail_cache_bytes, &mut state.partitions);
                     state.wake_room_waiters();
+                }
+                // The segments may still have room: what is applied to them makes room in the journal.
+                Err(error) if prepares && error.kind == DiskErrorKind::Full => {
+                    self.note_failure(&error);
+                    no_room_for_journal = true;
                 }
                 Err(error) => {
                     self.note_failure(&error);
@@ -210,8 +217,9 @@ impl<D: Disk> Store<D> {
             Some(unfinished) => unfinished,
             None => {
                 self.inner.disk.remove(&path).await?;
+                let bytes = self.next_journal_file_bytes(&path).await?;
                 let file = self.inner.disk.create(&path, Access::Direct).await?;
-                Unfinished { file, bytes: options.journal_file_bytes, written: 0 }
+                Unfinished { file, bytes, written: 0 }
             }
         };
         let length = ZEROS_BYTES.min(unfinished.bytes - unfinished.written);
@@ -231,6 +239,26 @@ impl<D: Disk> Store<D> {
             self.name_journal_file(&path, unfinished.file, unfinished.bytes).await?;
         }
         Ok(zeros.len())
+    }
+
+    /// How large the next journal file is: smaller where the disk is nearly full, so that the journal leaves room for the segments and
+    /// for other shards, and nothing is written that must be removed again.
+    async fn next_journal_file_bytes(&self, path: &std::path::Path) -> Result<u64, DiskError> {
+        let options = &self.inner.options;
+        let least = options.journal_first_file_bytes.min(options.journal_file_bytes);
+        let free = self.inner.disk.bytes_free().await?;
+        let bytes = if free / 4 >= options.journal_file_bytes { options.journal_file_bytes } else { least };
+        self.inner.state.borrow_mut().journal.cramped = bytes < options.journal_file_bytes;
+        if free < 2 * least {
+            let message = format!("{free} bytes are free, {} are needed for the journal", 2 * least);
+            return Err(DiskError {
+                operation: "create",
+                path: path.to_path_buf(),
+                kind: DiskErrorKind::Full,
+                message,
+            });
+        }
+        Ok(bytes)
     }
 
     /// Gives a pre-written file the next number and puts it in line.
@@ -603,7 +631,7 @@ fn index_file(topic_partition: TopicPartition, segment: Segment, partition: &Par
     IndexFile { topic_partition, segment, session: partition.active.session, index: partition.active.index.clone() }
 }
 
-fn next_task<F>(state: &State<F>, options: &StoreOptions) -> Option<Task> {
+fn next_task<F>(state: &State<F>, options: &StoreOptions, no_room_for_journal: bool) -> Option<Task> {
     let journal = &state.journal;
     let bytes_max = options.journal_bytes_max.max(3 * options.journal_file_bytes);
     let wants_file = journal.ready.len() < READY_FILES;
@@ -617,7 +645,7 @@ fn next_task<F>(state: &State<F>, options: &StoreOptions) -> Option<Task> {
     let may_grow = journal.total_bytes() + options.journal_file_bytes <= bytes_max || !reclaimable;
     if journal.unfinished.is_some() || (wants_file && may_grow) {
         // A full disk: what is reclaimed instead may serve.
-        if !(state.full && reclaimable) {
+        if !(no_room_for_journal || (state.full && reclaimable)) {
             return Some(Task::Prepare);
         }
     }

@@ -38,7 +38,7 @@ pub struct DiskError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskErrorKind {
     NotFound,
-    /// No room (ENOSPC, EDQUOT): writes are refused until there is some; nothing is lost.
+    /// No room (ENOSPC, EDQUOT, EFBIG): writes are refused until there is some; nothing is lost.
     Full,
     ReadOnly,
     /// Anything else. After a failed flush nothing more may be acknowledged.

@@ -470,6 +470,7 @@ async fn open_journal<D: Disk>(
         ready,
         old: VecDeque::new(),
         unfinished: None,
+        cramped: false,
         next_sequence,
         next_round: scan.next_round,
         flushed_through: scan.next_round - 1,

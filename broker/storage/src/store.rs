@@ -231,7 +231,9 @@ impl<F> State<F> {
         let over_unapplied = unapplied > 0 && unapplied + cost > options.unapplied_bytes_max;
         let largest = self.pending_batch_bytes_max.max(bytes) as u64;
         if over_unapplied || !self.journal.has_room((self.pending_bytes + cost) as u64, largest) {
-            return Err(if self.full { AppendError::NoSpace } else { AppendError::Backpressure });
+            let too_small =
+                self.journal.cramped && largest > Journal::<F>::batch_bytes_max(self.journal.current.bytes) as u64;
+            return Err(if self.full || too_small { AppendError::NoSpace } else { AppendError::Backpressure });
         }
         Ok(())
     }

@@ -429,7 +429,7 @@ fn c_path(path: &Path) -> CString {
 fn kind(errno: i32) -> DiskErrorKind {
     match errno {
         libc::ENOENT => DiskErrorKind::NotFound,
-        libc::ENOSPC | libc::EDQUOT => DiskErrorKind::Full,
+        libc::ENOSPC | libc::EDQUOT | libc::EFBIG => DiskErrorKind::Full,
         libc::EROFS | libc::EACCES | libc::EPERM => DiskErrorKind::ReadOnly,
         _ => DiskErrorKind::Other,
     }

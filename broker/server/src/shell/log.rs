@@ -9,8 +9,9 @@ use tidegate_model::{metadata::MetadataImage, partition::EpochStart, topic_confi
 use tidegate_records::ids::{Offset, TopicPartition};
 use tidegate_shard::{AppendBatch, Lookup, LookupAnswer, ReadOutcome, RecoveredPartition, ShardIdentity, ownership};
 use tidegate_storage::{
-    Append, AppendError, Found, PartitionSpec, ReadError, ReadRequest, SegmentConfig, SegmentSummary, Store,
-    StoreOptions, Wanted, disk::Flush,
+    Append, AppendError, Found, OpenError, PartitionSpec, ReadError, ReadRequest, SegmentConfig, SegmentSummary, Store,
+    StoreOptions, Wanted,
+    disk::{DiskErrorKind, Flush},
 };
 
 use super::disk::UringDisk;
@@ -18,6 +19,9 @@ use crate::metrics::ShardMetrics;
 
 /// Background work of one step, in bytes written: short enough that a commit round waits little for it.
 const APPLY_STEP_BYTES: usize = 256 << 10;
+
+/// What a shard's journal and its small files take at least, in MiB.
+const START_MIB: u64 = 5;
 
 /// How a shard keeps its log.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +47,12 @@ impl Log {
         let options = StoreOptions { shard: identity.shard, ..options.store.clone() };
         let ours = |topic_partition| ownership::owner(topic_partition, identity.shards) == identity.shard;
         let specs = partition_specs(image, ours);
-        let (store, recovered) = Store::open(disk, options.clone(), specs).await.map_err(|error| error.to_string())?;
+        let (store, recovered) = Store::open(disk, options.clone(), specs).await.map_err(|error| match error {
+            OpenError::Disk(error) if error.kind == DiskErrorKind::Full => format!(
+                "there is no room in the data directory ({error}). Free some space; a shard needs {START_MIB} MiB to start"
+            ),
+            error => error.to_string(),
+        })?;
         let recovered = recovered
             .into_iter()
             .map(|found| RecoveredPartition {

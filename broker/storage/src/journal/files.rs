@@ -62,6 +62,8 @@ pub(crate) struct Journal<F> {
     /// Full, oldest first.
     pub(crate) old: VecDeque<JournalFile<F>>,
     pub(crate) unfinished: Option<Unfinished<F>>,
+    /// The disk had too little room for a file of the usual size: a batch that needs one is refused and not made to wait.
+    pub(crate) cramped: bool,
     pub(crate) next_sequence: u64,
     pub(crate) next_round: u64,
     pub(crate) flushed_through: u64,

@@ -10,10 +10,14 @@ use std::{
 
 use tempfile::TempDir;
 
+use crate::volume::Volume;
+
 /// A running broker; killed when dropped. What it logged is shown when the test fails.
 pub(crate) struct Broker {
     child: Option<Child>,
     directory: TempDir,
+    /// Where its data is, if not below `directory`.
+    volume: Option<Volume>,
     arguments: Vec<String>,
     pub(crate) kafka: String,
     pub(crate) admin: String,
@@ -26,14 +30,25 @@ impl Broker {
 
     /// Starts with more arguments of `tidegate serve`.
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        Self::start_configured("", arguments, None)
+    }
+
+    /// Starts with its data on a volume of its own.
+    pub(crate) fn start_on(volume: Volume) -> Self {
+        Self::start_configured("", &[], Some(volume))
+    }
+
+    /// Starts with more lines of configuration, more arguments and, if named, a volume for its data.
+    pub(crate) fn start_configured(settings: &str, arguments: &[&str], volume: Option<Volume>) -> Self {
         let directory = tempfile::Builder::new().prefix("tidegate-it-").tempdir().expect("a temporary directory");
         let config = directory.path().join("tidegate.toml");
         // Small, so that many brokers fit beside one another; no wait for more members in the first rebalance.
         let text = "\"group.initial.rebalance.delay.ms\" = 0\n\"journal.bytes\" = 268435456\n\"log.retention.check.interval.ms\" = 1000\n";
-        std::fs::write(&config, text).expect("the configuration is written");
+        std::fs::write(&config, format!("{text}{settings}")).expect("the configuration is written");
         let mut broker = Self {
             child: None,
             directory,
+            volume,
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             kafka: String::new(),
             admin: String::new(),
@@ -44,9 +59,14 @@ impl Broker {
 
     /// The command that starts it.
     pub(crate) fn command(&self, listen: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let program = env!("CARGO_BIN_EXE_tidegate");
+        let mut command = match &self.volume {
+            Some(volume) => volume.command(program),
+            None => Command::new(program),
+        };
         command.arg("serve").arg("--config").arg(self.directory.path().join("tidegate.toml"));
-        command.arg("--data-dir").arg(self.data_dir()).args(["--listen", listen, "--admin", "127.0.0.1:0"]);
+        let data_dir = self.volume.as_ref().map_or_else(|| self.data_dir(), Volume::data_dir);
+        command.arg("--data-dir").arg(data_dir).args(["--listen", listen, "--admin", "127.0.0.1:0"]);
         if !self.arguments.iter().any(|argument| argument == "--shards") {
             command.args(["--shards", "2"]);
         }
@@ -72,7 +92,16 @@ impl Broker {
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        match &self.volume {
+            Some(volume) => volume.seen_from_outside(&volume.data_dir()),
+            None => self.directory.path().join("data"),
+        }
+    }
+
+    /// # Panics
+    /// When it has none of its own.
+    pub(crate) fn volume(&self) -> &Volume {
+        self.volume.as_ref().expect("it was started on a volume")
     }
 
     fn log(&self) -> PathBuf {
@@ -107,6 +136,11 @@ impl Broker {
     pub(crate) fn restart_with(&mut self, arguments: &[&str]) {
         self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         self.restart();
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.take().expect("it runs").wait().expect("it has ended")
     }
 
     /// SIGTERM; it must end by itself.

@@ -16,23 +16,23 @@ use rdkafka::{
 
 use crate::broker::Broker;
 
-const WAIT: Duration = Duration::from_secs(60);
+pub(crate) const WAIT: Duration = Duration::from_secs(60);
 
-fn client(broker: &Broker) -> ClientConfig {
+pub(crate) fn client(broker: &Broker) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &broker.kafka).set("client.id", "it");
     config
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
 }
 
-fn admin(broker: &Broker) -> AdminClient<DefaultClientContext> {
+pub(crate) fn admin(broker: &Broker) -> AdminClient<DefaultClientContext> {
     client(broker).create().expect("an admin client")
 }
 
-fn create_topic(broker: &Broker, name: &str, partitions: i32, configs: &[(&str, &str)]) {
+pub(crate) fn create_topic(broker: &Broker, name: &str, partitions: i32, configs: &[(&str, &str)]) {
     let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
     for (key, value) in configs {
         topic = topic.set(key, value);
@@ -44,10 +44,10 @@ fn create_topic(broker: &Broker, name: &str, partitions: i32, configs: &[(&str, 
 }
 
 /// An offset and a value.
-type Found = (i64, Option<Vec<u8>>);
+pub(crate) type Found = (i64, Option<Vec<u8>>);
 
 /// Reads partitions from the start until `count` records are there.
-fn read(broker: &Broker, topic: &str, partitions: i32, count: usize) -> BTreeMap<i32, Vec<Found>> {
+pub(crate) fn read(broker: &Broker, topic: &str, partitions: i32, count: usize) -> BTreeMap<i32, Vec<Found>> {
     let consumer: BaseConsumer =
         client(broker).set("group.id", "unused").set("enable.auto.commit", "false").create().expect("a consumer");
     let mut list = TopicPartitionList::new();
