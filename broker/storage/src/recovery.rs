@@ -155,7 +155,10 @@ impl<D: Disk> Store<D> {
         let state = &mut *self.inner.state.borrow_mut();
         for file in &mut state.journal.old {
             for (topic_partition, end) in &mut file.ends {
-                if let Some(partition) = state.partitions.get(topic_partition) {
+                // What an offline partition has here is found nowhere else: the file stays until it is mended.
+                if let Some(partition) = state.partitions.get(topic_partition)
+                    && partition.damage.is_none()
+                {
                     *end = (*end).min(partition.durable_end);
                 }
             }

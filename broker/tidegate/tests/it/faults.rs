@@ -21,7 +21,7 @@ use tidegate_records::{
 use crate::{broker::Broker, raw::Raw, traps::create};
 
 /// The broker still serves: a new connection gets an answer.
-fn assert_serves(broker: &Broker) {
+pub(crate) fn assert_serves(broker: &Broker) {
     let mut raw = Raw::new(broker.connect());
     let answer: ApiVersionsResponse = raw.call(ApiKey::ApiVersions, 0, &ApiVersionsRequest::default());
     assert_eq!(answer.error_code, 0);
@@ -33,7 +33,7 @@ fn now_ms() -> i64 {
     now.as_millis() as i64
 }
 
-fn good_batch() -> Vec<u8> {
+pub(crate) fn good_batch() -> Vec<u8> {
     let mut builder = BatchBuilder::new(Compression::None);
     for n in 0..3 {
         builder.push(Timestamp(now_ms() + n), Some(b"key"), Some(b"value"), []);
@@ -47,7 +47,7 @@ fn mended(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-fn produce(raw: &mut Raw, topic: &str, batch: impl Into<Bytes>) -> (i16, String) {
+pub(crate) fn produce(raw: &mut Raw, topic: &str, batch: impl Into<Bytes>) -> (i16, String) {
     let data = PartitionProduceData::default().with_index(0).with_records(Some(batch.into()));
     let topic = TopicProduceData::default()
         .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
@@ -56,6 +56,19 @@ fn produce(raw: &mut Raw, topic: &str, batch: impl Into<Bytes>) -> (i16, String)
     let answer: ProduceResponse = raw.call(ApiKey::Produce, 9, &request);
     let partition = &answer.responses[0].partition_responses[0];
     (partition.error_code, partition.error_message.as_deref().unwrap_or_default().to_owned())
+}
+
+/// The error code of a fetch from the start of partition 0, and the bytes of records that it got.
+pub(crate) fn fetch(raw: &mut Raw, topic: &str) -> (i16, usize) {
+    let partition =
+        kafka_protocol::messages::fetch_request::FetchPartition::default().with_partition_max_bytes(1 << 20);
+    let topic = kafka_protocol::messages::fetch_request::FetchTopic::default()
+        .with_topic(TopicName(StrBytes::from_string(topic.to_owned())))
+        .with_partitions(vec![partition]);
+    let request = kafka_protocol::messages::FetchRequest::default().with_max_bytes(1 << 20).with_topics(vec![topic]);
+    let answer: kafka_protocol::messages::FetchResponse = raw.call(ApiKey::Fetch, 11, &request);
+    let partition = &answer.responses[0].partitions[0];
+    (partition.error_code, partition.records.as_ref().map_or(0, Bytes::len))
 }
 
 #[test]
@@ -313,17 +326,6 @@ fn damage_takes_its_partition_offline_and_no_other() {
     broker.restart();
     let mut raw = Raw::new(broker.connect());
     assert_eq!(produce(&mut raw, "well", good_batch()).0, 0, "the others serve");
-    let fetch = |raw: &mut Raw, topic: &'static str| {
-        let partition =
-            kafka_protocol::messages::fetch_request::FetchPartition::default().with_partition_max_bytes(1 << 20);
-        let topic = kafka_protocol::messages::fetch_request::FetchTopic::default()
-            .with_topic(TopicName(StrBytes::from_static_str(topic)))
-            .with_partitions(vec![partition]);
-        let request =
-            kafka_protocol::messages::FetchRequest::default().with_max_bytes(1 << 20).with_topics(vec![topic]);
-        let answer: kafka_protocol::messages::FetchResponse = raw.call(ApiKey::Fetch, 11, &request);
-        answer.responses[0].partitions[0].error_code
-    };
-    assert_eq!(fetch(&mut raw, "well"), 0);
-    assert_eq!(fetch(&mut raw, "hurt"), 56, "KAFKA_STORAGE_ERROR: damage is never handed out");
+    assert_eq!(fetch(&mut raw, "well").0, 0);
+    assert_eq!(fetch(&mut raw, "hurt").0, 56, "KAFKA_STORAGE_ERROR: damage is never handed out");
 }

@@ -7,6 +7,7 @@ mod admin;
 mod broker;
 mod cli;
 mod clients;
+mod damage;
 mod durability;
 mod every_version;
 mod faults;

@@ -133,6 +133,13 @@ impl Volume {
         file.sync_all().expect("the ballast is on the disk");
     }
 
+    /// Changes the options of the mount, such as `ro`. No file may be open for writing.
+    pub(crate) fn remount(&self, options: &str) {
+        let mut command = self.command("mount");
+        let status = command.args(["-o", &format!("remount,{options}")]).arg(&self.mount_point).status();
+        assert!(status.expect("mount runs").success(), "remount,{options}");
+    }
+
     pub(crate) fn make_room(&self) {
         std::fs::remove_file(self.ballast()).expect("there is ballast");
     }

@@ -1,0 +1,213 @@
+//! Damaged files: each is named, with the way out, and what does not depend on it is served.
+
+use std::path::{Path, PathBuf};
+
+use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
+
+use crate::{
+    broker::Broker,
+    faults::{assert_serves, fetch, good_batch, produce},
+    librdkafka::{WAIT, client},
+    raw::Raw,
+    traps::create,
+    volume::Volume,
+};
+
+/// Batches of each topic.
+const BATCHES: usize = 10;
+
+/// A broker with two topics of a few batches each, and their ids.
+fn broker_with_records() -> (Broker, [String; 2]) {
+    let broker = Broker::start();
+    let mut raw = Raw::new(broker.connect());
+    let ids = ["hurt", "well"].map(|topic| create(&mut raw, topic, 1).simple().to_string());
+    for _ in 0..BATCHES {
+        for topic in ["hurt", "well"] {
+            assert_eq!(produce(&mut raw, topic, good_batch()).0, 0);
+        }
+    }
+    (broker, ids)
+}
+
+fn flip(file: &Path, at: usize) {
+    let mut bytes = std::fs::read(file).expect("it can be read");
+    bytes[at] ^= 0xff;
+    std::fs::write(file, bytes).expect("it can be written");
+}
+
+/// The only file that is so.
+fn only(broker: &Broker, is_it: impl Fn(&str) -> bool) -> PathBuf {
+    let mut found: Vec<PathBuf> =
+        broker.files().into_iter().filter(|file| is_it(file.to_str().expect("our names are ASCII"))).collect();
+    assert_eq!(found.len(), 1, "{found:?} of {:?}", broker.files());
+    found.pop().expect("there is one")
+}
+
+/// The broker refuses to start; what it says on standard error.
+fn refuses_to_start(broker: &Broker) -> String {
+    let output = broker.command("127.0.0.1:0").output().expect("the binary runs");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    message
+}
+
+#[test]
+fn damaged_metadata_stop_the_start() {
+    let (mut broker, _) = broker_with_records();
+    assert!(broker.stop().success());
+    let log = broker.data_dir().join("metadata/log.tgm");
+    // The first entry: others follow, so it is no torn end.
+    flip(&log, 60);
+    let message = refuses_to_start(&broker);
+    for part in ["metadata/log.tgm", "damaged at byte", "restore it from a backup"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    flip(&log, 60);
+    let meta = broker.data_dir().join("meta.properties");
+    flip(&meta, 100);
+    let message = refuses_to_start(&broker);
+    for part in ["meta.properties", "damaged", "Restore it from a backup"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    flip(&meta, 100);
+    broker.restart();
+    let mut raw = Raw::new(broker.connect());
+    assert_eq!(produce(&mut raw, "hurt", good_batch()).0, 0, "nothing else was touched");
+}
+
+/// A batch that only the journal has, damaged, with later rounds behind it: a cut would lose what was acknowledged.
+#[test]
+fn a_damaged_journal_takes_offline_what_it_held() {
+    let (mut broker, [hurt, _]) = broker_with_records();
+    broker.kill();
+    // Each batch was a round of its own, so the first one of "hurt" is far from the end.
+    let id: Vec<u8> = (0..16).map(|at| u8::from_str_radix(&hurt[2 * at..2 * at + 2], 16).expect("hex")).collect();
+    let place = |file: &Path| {
+        let bytes = std::fs::read(file).expect("it can be read");
+        let entry = bytes.windows(16).position(|window| window == id)?;
+        bytes[entry..].windows(5).position(|window| window == b"value").map(|at| entry + at)
+    };
+    let journals = broker.files().into_iter().filter(|file| file.extension().is_some_and(|end| end == "tgj"));
+    let (journal, at) = journals.filter_map(|file| place(&file).map(|at| (file, at))).next().expect("it is in one");
+    flip(&journal, at);
+    broker.restart();
+    assert_serves(&broker);
+    let mut raw = Raw::new(broker.connect());
+    assert_eq!(fetch(&mut raw, "hurt").0, 56);
+    let (code, message) = produce(&mut raw, "hurt", good_batch());
+    assert_eq!(code, 56, "{message}");
+    let name = journal.file_name().and_then(|name| name.to_str()).expect("a name");
+    for part in [name, "damaged at byte", "Restore the file from a copy", "move it out of the data directory"] {
+        assert!(message.contains(part), "{part} in {message}");
+        assert!(broker.logged().contains(part), "{part} in the log");
+    }
+    assert_eq!(fetch(&mut raw, "well").0, 0);
+    assert_eq!(produce(&mut raw, "well", good_batch()).0, 0);
+    // Nothing is thrown away meanwhile: the partition came back empty, and online, with the second start.
+    assert!(broker.stop().success());
+    broker.restart();
+    assert_eq!(fetch(&mut Raw::new(broker.connect()), "hurt").0, 56);
+    // The first way out that the message names.
+    assert!(broker.stop().success());
+    flip(&journal, at);
+    broker.restart();
+    let mut raw = Raw::new(broker.connect());
+    let (code, bytes) = fetch(&mut raw, "hurt");
+    assert_eq!((code, bytes), (0, BATCHES * good_batch().len()), "mended, it is whole again");
+}
+
+/// The first bytes of a journal file: nothing in it can be told, so nothing that it may have held is served as if whole.
+#[test]
+fn a_journal_without_its_header_is_not_taken_for_an_empty_one() {
+    let (mut broker, _) = broker_with_records();
+    broker.kill();
+    let journals: Vec<PathBuf> = broker
+        .files()
+        .into_iter()
+        .filter(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("journal-")))
+        .filter(|file| std::fs::read(file).expect("it can be read").windows(5).any(|window| window == b"value"))
+        .collect();
+    for journal in &journals {
+        flip(journal, 3);
+    }
+    broker.restart();
+    let mut raw = Raw::new(broker.connect());
+    for topic in ["hurt", "well"] {
+        let (code, message) = produce(&mut raw, topic, good_batch());
+        assert_eq!(code, 56, "{message}");
+        assert!(message.contains("journal-") && message.contains("move it out of the data directory"), "{message}");
+        assert_eq!(fetch(&mut raw, topic).0, 56);
+    }
+    assert!(broker.stop().success());
+    for journal in &journals {
+        flip(journal, 3);
+    }
+    broker.restart();
+    let mut raw = Raw::new(broker.connect());
+    for topic in ["hurt", "well"] {
+        assert_eq!(fetch(&mut raw, topic), (0, BATCHES * good_batch().len()), "{topic}");
+    }
+}
+
+#[test]
+fn a_damaged_manifest_takes_its_partition_offline() {
+    let (mut broker, [hurt, _]) = broker_with_records();
+    assert!(broker.stop().success());
+    let manifest = only(&broker, |file| file.contains(&hurt) && file.ends_with("partition.tgm"));
+    flip(&manifest, 20);
+    broker.restart();
+    let mut raw = Raw::new(broker.connect());
+    let (code, message) = produce(&mut raw, "hurt", good_batch());
+    assert_eq!(code, 56, "{message}");
+    for part in ["partition.tgm is damaged", "Restore it from a copy", "delete the topic"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    assert_eq!(produce(&mut raw, "well", good_batch()).0, 0);
+}
+
+/// Indexes and snapshots are made from the log, and are made again.
+#[test]
+fn a_damaged_index_or_snapshot_costs_nothing_but_time() {
+    let (mut broker, [hurt, _]) = broker_with_records();
+    let producer: ThreadedProducer<_> = client(&broker)
+        .set("enable.idempotence", "true")
+        .set("partitioner", "consistent")
+        .create()
+        .expect("a producer");
+    let send = |number: i32| {
+        let value = number.to_string();
+        let record = BaseRecord::<(), str>::to("hurt").partition(0).payload(&value);
+        producer.send(record).map_err(|(error, _)| error).expect("queued");
+        producer.flush(WAIT).expect("delivered");
+    };
+    send(0);
+    assert!(broker.stop().success());
+    let index = only(&broker, |file| file.contains(&hurt) && file.ends_with(".tgx"));
+    let snapshot = only(&broker, |file| file.contains(&hurt) && file.contains("snapshot"));
+    flip(&index, 30);
+    flip(&snapshot, 15);
+    broker.restart();
+    // Its sequence goes on, so the broker still knows it.
+    send(1);
+    let mut raw = Raw::new(broker.connect());
+    let (code, bytes) = fetch(&mut raw, "hurt");
+    assert_eq!(code, 0);
+    assert!(bytes > BATCHES * good_batch().len());
+}
+
+#[test]
+fn a_read_only_file_system_is_said() {
+    for volume in Volume::all(64) {
+        let mut broker = Broker::start_on(volume);
+        create(&mut Raw::new(broker.connect()), "t", 1);
+        assert!(broker.stop().success());
+        broker.volume().remount("ro");
+        let message = refuses_to_start(&broker);
+        assert!(message.contains("Read-only file system") && message.contains("remount"), "{message}");
+        assert!(message.contains("data"), "it names the directory: {message}");
+        broker.volume().remount("rw");
+        broker.restart();
+        assert_serves(&broker);
+    }
+}
