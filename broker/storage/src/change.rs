@@ -538,6 +538,10 @@ impl<D: Disk> Rewrite<D> {
         };
         manifest.segments.splice(at..at + replaced.len(), [written]);
         store.install(manifest, &pass).await?;
+        if let Some(partition) = store.inner.state.borrow_mut().partitions.get_mut(&topic_partition) {
+            // Memory would go on serving the records that are gone.
+            partition.forget_tail_below(end);
+        }
         Ok(store.remove_segments(topic_partition, &replaced).await?)
     }
 }

@@ -211,6 +211,14 @@ impl Partition {
         }
     }
 
+    /// Forgets the applied batches below `offset`, which have been rewritten: readers find them in the segments.
+    pub(crate) fn forget_tail_below(&mut self, offset: Offset) {
+        let end = offset.min(self.applied_end);
+        while self.tail.front().is_some_and(|front| front.next_offset <= end) {
+            self.tail.pop_front();
+        }
+    }
+
     pub(crate) fn assert_invariants(&self) {
         assert!(self.synced_end <= self.applied_end, "what is synced was applied");
         assert!(self.applied_end <= self.durable_end, "what is applied was durable");

@@ -5,6 +5,7 @@
 
 mod admin;
 mod broker;
+mod cleaning;
 mod cli;
 mod clients;
 mod damage;
