@@ -55,6 +55,8 @@ struct World {
     stopped: bool,
     failed: bool,
     bytes_max: u64,
+    /// No operation waits.
+    calm: bool,
     /// Somebody looks on: nothing is counted, nothing fails, nothing waits.
     looked_at: bool,
 }
@@ -179,9 +181,18 @@ impl SimulatedDisk {
             stopped: false,
             failed: false,
             bytes_max,
+            calm: false,
             looked_at: false,
         };
         Self { world: Rc::new(RefCell::new(world)) }
+    }
+
+    /// An empty disk on which no operation waits, so that [`block_on`] runs what uses it. Faults and its end of room are as ever.
+    #[must_use]
+    pub fn calm() -> Self {
+        let disk = Self::new(Random::new(0), Trace::default(), u64::MAX);
+        disk.world.borrow_mut().calm = true;
+        disk
     }
 
     /// From now on, after so many operations, something goes wrong.
@@ -256,6 +267,25 @@ impl SimulatedDisk {
         true
     }
 
+    /// Puts a file there, as if it had always been.
+    pub fn place(&self, path: &Path, content: &[u8]) {
+        let world = &mut *self.world.borrow_mut();
+        let parents = path.ancestors().skip(1);
+        world.directories.extend(parents.map(Path::to_owned));
+        let mut inode = Inode::default();
+        inode.write(0, content);
+        inode.sync();
+        let number = world.next_inode;
+        world.next_inode += 1;
+        world.inodes.insert(number, inode);
+        world.names.insert(path.to_owned(), number);
+    }
+
+    /// Takes a file away, as if somebody had deleted it. `false` if there is none.
+    pub fn take_away(&self, path: &Path) -> bool {
+        self.world.borrow_mut().names.remove(path).is_some()
+    }
+
     /// All files and their lengths.
     #[must_use]
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
@@ -276,7 +306,10 @@ impl SimulatedDisk {
             assert!(!writes, "whoever looks on changes nothing");
             return Ok(None);
         }
-        let turns = self.world.borrow_mut().random.below(4);
+        let turns = {
+            let world = &mut *self.world.borrow_mut();
+            if world.calm { 0 } else { world.random.below(4) }
+        };
         for _ in 0..turns {
             yield_now().await;
         }
@@ -526,7 +559,11 @@ impl Disk for SimulatedDisk {
     }
 
     async fn yield_now(&self) {
-        if !self.world.borrow().looked_at {
+        let waits = {
+            let world = self.world.borrow();
+            !world.calm && !world.looked_at
+        };
+        if waits {
             yield_now().await;
         }
     }

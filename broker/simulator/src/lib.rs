@@ -8,5 +8,6 @@ pub mod disk;
 pub mod executor;
 pub mod oracle;
 pub mod random;
+pub mod rig;
 pub mod run;
 pub mod trace;

@@ -7,7 +7,7 @@ use std::{
 
 use tidegate_records::ids::{Offset, TopicPartition};
 
-use super::format::{FILE_HEADER_BYTES, round_bytes};
+use super::format::{FILE_HEADER_BYTES, is_number, round_bytes};
 
 /// The directory of a shard.
 pub(crate) fn shard_directory(shard: u16) -> PathBuf {
@@ -25,7 +25,7 @@ pub(crate) fn file_path(shard: u16, sequence: u64) -> PathBuf {
 
 /// The sequence in a journal file's name.
 pub(crate) fn file_sequence(name: &str) -> Option<u64> {
-    name.strip_prefix("journal-")?.strip_suffix(".tgj")?.parse().ok()
+    name.strip_prefix("journal-")?.strip_suffix(".tgj")?.parse().ok().filter(|sequence| is_number(*sequence))
 }
 
 /// A file that is being filled with zeros. It has no number yet.

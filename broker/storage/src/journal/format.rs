@@ -66,14 +66,20 @@ impl FileHeader {
         if magic != FILE_MAGIC || rest.get_u32_le() != VERSION {
             return None;
         }
-        Some(Self {
+        let header = Self {
             shard: u16::try_from(rest.get_u32_le()).ok()?,
             sequence: rest.get_u64_le(),
             session: rest.get_u64_le(),
             first_round: rest.get_u64_le(),
             flushed_through: rest.get_u64_le(),
-        })
+        };
+        (is_number(header.first_round) && header.flushed_through < header.first_round).then_some(header)
     }
+}
+
+/// Whether a round or a file can have this number: they count from 1, and half the range leaves room to go on counting.
+pub(crate) fn is_number(number: u64) -> bool {
+    (1..=u64::MAX / 2).contains(&number)
 }
 
 /// The start of a round.
@@ -112,7 +118,7 @@ impl RoundHeader {
             return None;
         }
         rest.advance(8);
-        Some(Self {
+        let header = Self {
             sequence: rest.get_u64_le(),
             session: rest.get_u64_le(),
             round: rest.get_u64_le(),
@@ -120,7 +126,8 @@ impl RoundHeader {
             position: rest.get_u64_le(),
             entries_count: rest.get_u32_le(),
             body_bytes: rest.get_u32_le(),
-        })
+        };
+        (is_number(header.round) && header.flushed_through < header.round).then_some(header)
     }
 }
 
