@@ -9,8 +9,8 @@ use tidegate_records::{
     time::Timestamp,
 };
 use tidegate_storage::{
-    Append, AppendError, OpenError, PartitionSpec, ReadError, ReadRequest, RecoveredPartition, SegmentConfig, Store,
-    StoreOptions,
+    Append, AppendError, OpenError, PartitionSpec, ReadError, ReadRequest, RecoveredPartition, RoundReport,
+    SegmentConfig, Store, StoreOptions,
     disk::Flush,
     read_only::block_on,
     verify::{Finding, Seen, verify},
@@ -130,9 +130,21 @@ impl Rig {
     ///
     /// # Panics
     /// When the store does not take it.
-    pub fn write(&mut self, index: i32, value_bytes: usize) {
+    pub fn write(&mut self, index: i32, value_bytes: usize) -> RoundReport {
         self.append(index, value_bytes).expect("there is room");
-        block_on(self.store().commit_round()).expect("the disk takes it");
+        block_on(self.store().commit_round()).expect("the disk takes it")
+    }
+
+    /// Makes a partition ready for the direct path: a batch that is large enough goes straight into its segment now.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn make_direct(&mut self, index: i32) {
+        for _ in 0..3 {
+            self.write(index, 9000);
+            self.apply();
+        }
+        assert_eq!(self.write(index, 9000).direct_batches, 1, "the options lead there");
     }
 
     /// Does all background work that there is.

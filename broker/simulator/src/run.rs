@@ -76,21 +76,33 @@ struct World {
     opened: Rc<RefCell<bool>>,
     was_full: Rc<RefCell<bool>>,
     shards: u16,
-    /// The workload is of large batches to few partitions.
-    large: bool,
+    mix: Mix,
+}
+
+/// What the workload is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mix {
+    /// Batches of all sizes to all partitions.
+    Small,
+    /// Large batches, mostly to few partitions, with every kind of disturbance.
+    Large,
+    /// Large batches to two partitions, seldom disturbed: what the direct path is for.
+    Steady,
 }
 
 fn topic_partition(index: i32) -> TopicPartition {
     TopicPartition::new(TopicId([7; 16]), PartitionIndex(index))
 }
 
-fn options(random: &mut Random, shard: u16, large: bool) -> StoreOptions {
+fn options(random: &mut Random, shard: u16, mix: Mix) -> StoreOptions {
     let block = 4096;
     let file_blocks = random.between(24, 64);
-    let (direct_min_bytes, prewrite_bytes) = match large {
-        true => (random.between(1, 8) * 1024, random.between(16, 48) * block),
-        false => (random.between(2, 24) * 1024, random.between(4, 24) * block),
+    let (direct_min_bytes, prewrite_bytes) = match mix {
+        Mix::Small => (random.between(2, 24) * 1024, random.between(4, 24) * block),
+        Mix::Large => (random.between(1, 8) * 1024, random.between(16, 48) * block),
+        Mix::Steady => (random.between(1, 3) * 1024, random.between(24, 64) * block),
     };
+    let extent_bytes_min = if mix == Mix::Steady { 24 } else { 2 };
     StoreOptions {
         shard: ShardId(shard),
         journal_bytes_max: file_blocks * block * random.between(3, 5),
@@ -102,7 +114,7 @@ fn options(random: &mut Random, shard: u16, large: bool) -> StoreOptions {
         pending_bytes_max: random.between(16, 64) as usize * 1024,
         round_bytes_max: random.between(8, 64) as usize * 1024,
         write_bytes_max: random.between(1, 8) as usize * 4096,
-        extent_bytes: random.between(2, 40) as usize * 1024,
+        extent_bytes: random.between(extent_bytes_min, 40) as usize * 1024,
         direct_min_bytes: direct_min_bytes as usize,
         prewrite_bytes,
         index_every_bytes: random.between(2, 40) * 4096,
@@ -140,7 +152,12 @@ impl World {
     }
 
     fn any_partition(&self) -> TopicPartition {
-        let busy = if self.large && !self.one_in(5) { 2 } else { PARTITIONS as u64 };
+        let others = match self.mix {
+            Mix::Small => true,
+            Mix::Large => self.one_in(5),
+            Mix::Steady => self.one_in(40),
+        };
+        let busy = if others { PARTITIONS as u64 } else { 2 };
         topic_partition(self.below(busy) as i32)
     }
 }
@@ -171,7 +188,7 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
         opened: Rc::default(),
         was_full: Rc::default(),
         shards: 1,
-        large: random.one_in(2),
+        mix: [Mix::Small, Mix::Large, Mix::Steady, Mix::Steady][random.index(4)],
     };
     let mut summary = Summary::default();
     let mut stop = None;
@@ -199,7 +216,7 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
             world.shards = u16::try_from(random.between(1, 3)).expect("a few shards");
         }
         let settings: Vec<StoreOptions> =
-            (0..world.shards).map(|shard| options(&mut random, shard, world.large)).collect();
+            (0..world.shards).map(|shard| options(&mut random, shard, world.mix)).collect();
         let ended = {
             let started = world.clone();
             let spawner = executor.spawner();
@@ -266,9 +283,13 @@ fn first_finding(disk: &SimulatedDisk) -> Option<String> {
 
 /// From opening the stores to closing them, unless the machine stops before.
 async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop: Option<Stop>) {
-    let config = || SegmentConfig {
-        segment_bytes: 4096 * (1 + world.below(if world.large { 80 } else { 24 })),
-        segment_ms: 500 + world.below(10_000) as i64,
+    let config = || {
+        let (segment_blocks, segment_ms) = match world.mix {
+            Mix::Small => (1 + world.below(24), 500 + world.below(10_000)),
+            Mix::Large => (1 + world.below(80), 500 + world.below(10_000)),
+            Mix::Steady => (40 + world.below(200), 100_000),
+        };
+        SegmentConfig { segment_bytes: 4096 * segment_blocks, segment_ms: segment_ms as i64 }
     };
     let specs: Vec<PartitionSpec> = (0..PARTITIONS)
         .map(|index| PartitionSpec { topic_partition: topic_partition(index), config: config() })
@@ -312,7 +333,7 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
             *running.borrow_mut() -= 1;
         });
     };
-    let actions = 20 + world.below(if world.large { 400 } else { 150 });
+    let actions = 20 + world.below(if world.mix == Mix::Small { 150 } else { 400 });
     for worker in 0..workers {
         let world = world.clone();
         let finished = Rc::clone(&finished);
@@ -322,7 +343,9 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
                     break;
                 }
                 if worker == 0 {
-                    maintain(&world).await
+                    if world.mix != Mix::Steady || world.one_in(30) {
+                        maintain(&world).await
+                    }
                 } else {
                     use_log(&world).await
                 }
@@ -346,9 +369,9 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
         }));
         start(Box::pin(async move {
             while (*done_b.borrow() < workers || store_b.has_pending()) && !store_b.figures().failed {
-                let budget = 1 + applying.below(64 * 1024) as usize;
-                store_b.apply_step(budget).await;
-                for _ in 0..applying.below(20) {
+                let (bytes, turns) = if applying.mix == Mix::Steady { (1 << 20, 3) } else { (64 * 1024, 20) };
+                store_b.apply_step(1 + applying.below(bytes) as usize).await;
+                for _ in 0..applying.below(turns) {
                     yield_now().await;
                 }
             }
@@ -408,10 +431,11 @@ async fn use_log(world: &World) {
 #[allow(clippy::await_holding_refcell_ref, reason = "it is dropped before the await, which the lint does not see")]
 async fn append_some(world: &World, store: &Store<SimulatedDisk>, topic_partition: TopicPartition) {
     let count = 1 + world.below(4);
-    let durability = if world.one_in(4) { Flush::Written } else { Flush::Durable };
+    let written = world.one_in(if world.mix == Mix::Steady { 60 } else { 4 });
+    let durability = if written { Flush::Written } else { Flush::Durable };
     for _ in 0..count {
         let value_bytes = match world.below(8) {
-            1.. if world.large => 1000 + world.below(7000),
+            1.. if world.mix != Mix::Small => 1000 + world.below(7000),
             0 => 4096 + world.below(12_000),
             1 | 2 => 1000 + world.below(4000),
             _ => world.below(300),

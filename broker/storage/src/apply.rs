@@ -482,7 +482,11 @@ impl<D: Disk> Store<D> {
             let file = self.segment_file(topic_partition, &index.segment).await?;
             let length = disk.length(&file).await?;
             if length > index.segment.end_position {
-                // Zeros that were written for batches that went to the next segment.
+                // Zeros that were written for batches that went to the next segment. Should the roll go no further, the segment
+                // stays active, and nothing may go where they were.
+                if let Some(partition) = self.inner.state.borrow_mut().partitions.get_mut(&topic_partition) {
+                    partition.active.prewritten = 0;
+                }
                 disk.set_length(&file, index.segment.end_position).await?;
             }
             self.sync(&file).await?;
@@ -652,11 +656,12 @@ fn next_task<F>(state: &State<F>, options: &StoreOptions, no_room_for_journal: b
     if wants_file && reclaimable {
         return Some(Task::Reclaim);
     }
-    if let Some(topic_partition) = state.ripe.first() {
-        return Some(Task::Apply(*topic_partition));
-    }
+    // Before what is ripe: it applies that too, and what is applied without it would only have to be synced again.
     if let Some(topic_partition) = state.wants_prewritten.first() {
         return Some(Task::Prewrite(*topic_partition));
+    }
+    if let Some(topic_partition) = state.ripe.first() {
+        return Some(Task::Apply(*topic_partition));
     }
     let crowded =
         state.tail_cache.bytes() > options.tail_cache_bytes || state.unapplied_bytes > options.unapplied_bytes_max / 2;
