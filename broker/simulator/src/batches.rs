@@ -42,10 +42,12 @@ pub fn make(spec: &BatchSpec) -> (Bytes, BatchHeader) {
     put_varint(&mut body, -1);
     put_varint(&mut body, spec.value_bytes as i64);
     let mut fill = spec.fill;
-    for _ in 0..spec.value_bytes {
-        body.put_u8(fill as u8);
+    let value_at = body.len();
+    while body.len() < value_at + spec.value_bytes {
+        body.put_u64(fill);
         fill = fill.rotate_left(5).wrapping_mul(0x2545_f491_4f6c_dd1d);
     }
+    body.truncate(value_at + spec.value_bytes);
     put_varint(&mut body, 0);
     let mut record = Vec::new();
     put_varint(&mut record, body.len() as i64);

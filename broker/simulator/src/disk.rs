@@ -107,6 +107,23 @@ impl Inode {
     }
 
     fn sync(&mut self) {
+        // Only what changed: files are large, and synced often.
+        for change in self.unsynced.drain(..) {
+            match change {
+                Change::Write { position, bytes } => {
+                    put(&mut self.durable, position, &bytes);
+                    self.durable_written.extend(blocks(position, bytes.len()));
+                }
+                Change::Length(length) => {
+                    self.durable.resize(usize::try_from(length).expect("simulated files are small"), 0);
+                    self.durable_written.retain(|block| block * (BLOCK_BYTES as u64) < length);
+                }
+            }
+        }
+    }
+
+    /// What is there now is what is on stable storage.
+    fn settle(&mut self) {
         self.durable.clone_from(&self.current);
         self.durable_written.clone_from(&self.written);
         self.unsynced.clear();
@@ -147,7 +164,7 @@ impl Inode {
         }
         self.current = left;
         self.written = written;
-        self.sync();
+        self.settle();
     }
 }
 
@@ -263,7 +280,7 @@ impl SimulatedDisk {
         let Some(inode) = world.names.get(path).and_then(|inode| world.inodes.get_mut(inode)) else { return false };
         let Some(byte) = usize::try_from(position).ok().and_then(|at| inode.current.get_mut(at)) else { return false };
         *byte ^= 0x5a;
-        inode.sync();
+        inode.settle();
         true
     }
 
@@ -520,6 +537,7 @@ impl Disk for SimulatedDisk {
                 && let Some(inode) = world.inodes.get_mut(&inode)
             {
                 inode.written.clear();
+                inode.durable_written.clear();
             }
             Ok(())
         })
@@ -592,6 +610,6 @@ impl SimulatedDisk {
 }
 
 fn crc_of(bytes: &[u8]) -> u32 {
-    // Any sum does: it tells two runs of a seed apart.
-    bytes.iter().fold(0x811c_9dc5, |sum: u32, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    // It tells two runs of a seed apart.
+    crc32c::crc32c(bytes)
 }

@@ -7,7 +7,7 @@ use tidegate_records::{
     ids::{LeaderEpoch, Offset, TopicPartition},
     time::Timestamp,
 };
-use tidegate_storage::RecoveredPartition;
+use tidegate_storage::{Found, RecoveredPartition, Wanted};
 
 use crate::disk::Stop;
 
@@ -21,6 +21,8 @@ pub struct Written {
     pub leader_epoch: LeaderEpoch,
     pub append_time: Timestamp,
     pub has_producer: bool,
+    /// Of its one record, which stands at its first offset.
+    pub timestamp: Timestamp,
     /// A rewrite that was not finished leaves it out.
     pub may_be_gone: bool,
     /// A rewrite that was finished left it out.
@@ -62,7 +64,13 @@ impl Expected {
     ///
     /// # Errors
     /// What does not fit.
-    pub fn check_read(&self, from: Offset, end: Offset, batches: &[(Offset, Offset, Bytes)]) -> Result<(), String> {
+    pub fn check_read(
+        &self,
+        from: Offset,
+        end: Offset,
+        batches: &[(Offset, Offset, Bytes)],
+        removed: Removed,
+    ) -> Result<(), String> {
         let mut read = batches.iter().peekable();
         for expected in &self.batches {
             if expected.next_offset <= from || expected.next_offset > end {
@@ -73,7 +81,7 @@ impl Expected {
                     if *bytes != expected.bytes {
                         return Err(format!("the batch at {base} has other bytes than were written"));
                     }
-                    if expected.gone {
+                    if expected.gone && removed == Removed::IsGone {
                         return Err(format!("the batch at {base} is back after it was compacted away"));
                     }
                     read.next();
@@ -94,6 +102,47 @@ impl Expected {
             None => Ok(()),
         }
     }
+
+    /// Checks what was found by time among the batches that end at or below `up_to`.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check_found(&self, wanted: Wanted, up_to: Offset, found: Option<Found>) -> Result<(), String> {
+        if let Some(found) = found {
+            let at = self.batches.iter().find(|batch| batch.base_offset == found.offset);
+            let right = at.is_some_and(|batch| {
+                (batch.timestamp, batch.leader_epoch) == (found.timestamp, found.leader_epoch)
+                    && batch.next_offset <= up_to
+            });
+            if !right {
+                return Err(format!("{wanted:?} gave {found:?}, which is no record"));
+            }
+        }
+        let better = self.batches.iter().find(|batch| {
+            let stays = batch.base_offset >= self.log_start_max && !batch.gone && !batch.may_be_gone;
+            let earlier = found.is_none_or(|found| batch.base_offset < found.offset);
+            stays
+                && batch.next_offset <= up_to
+                && match wanted {
+                    Wanted::AtOrAfter(timestamp) => batch.timestamp >= timestamp && earlier,
+                    Wanted::MaxTimestamp => found.is_none_or(|found| {
+                        batch.timestamp > found.timestamp || (batch.timestamp == found.timestamp && earlier)
+                    }),
+                }
+        });
+        match better {
+            Some(better) => Err(format!("{wanted:?} gave {found:?}, but {} fits better", better.base_offset)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a rewrite removed, to whoever reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    IsGone,
+    /// It was removed while this was read.
+    MayShow,
 }
 
 /// All partitions.
@@ -138,7 +187,7 @@ impl Oracle {
         if start > expected.log_start_max {
             return Err(format!("{topic_partition} starts at {start}, at most {} fits", expected.log_start_max));
         }
-        expected.check_read(start, end, all).map_err(|what| format!("{topic_partition}: {what}"))?;
+        expected.check_read(start, end, all, Removed::IsGone).map_err(|what| format!("{topic_partition}: {what}"))?;
         // A rewrite is whole or not at all: what a read did not see is gone, the rest stays.
         let seen: std::collections::BTreeSet<Offset> = all.iter().map(|(base, _, _)| *base).collect();
         expected.batches.retain(|batch| batch.next_offset <= end);

@@ -10,7 +10,7 @@ use tidegate_records::{
 };
 use tidegate_storage::{
     Append, AppendError, ChangeError, PartitionSpec, ReadError, ReadRequest, RecoveredPartition, SegmentConfig, Store,
-    StoreOptions,
+    StoreOptions, Wanted,
     disk::{DiskErrorKind, Flush},
     migrate,
     verify::{Seen, verify},
@@ -20,7 +20,7 @@ use crate::{
     batches::{BatchSpec, make},
     disk::{Fault, SimulatedDisk, Stop},
     executor::{Ended, Executor, Spawner, yield_now},
-    oracle::{Expected, Oracle, Written},
+    oracle::{Expected, Oracle, Removed, Written},
     random::Random,
     trace::Trace,
 };
@@ -333,7 +333,12 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
             *running.borrow_mut() -= 1;
         });
     };
-    let actions = 20 + world.below(if world.mix == Mix::Small { 150 } else { 400 });
+    let actions = 20
+        + world.below(match world.mix {
+            Mix::Small => 150,
+            Mix::Large => 400,
+            Mix::Steady => 250,
+        });
     for worker in 0..workers {
         let world = world.clone();
         let finished = Rc::clone(&finished);
@@ -422,8 +427,9 @@ async fn commit(world: &World, store: &Store<SimulatedDisk>) {
 async fn use_log(world: &World) {
     let topic_partition = world.any_partition();
     let store = world.store(topic_partition);
-    match world.below(10) {
-        0..=5 => append_some(world, &store, topic_partition).await,
+    match world.below(20) {
+        0..=11 => append_some(world, &store, topic_partition).await,
+        12 => find_some(world, &store, topic_partition).await,
         _ => read_some(world, &store, topic_partition).await,
     }
 }
@@ -448,9 +454,10 @@ async fn append_some(world: &World, store: &Store<SimulatedDisk>, topic_partitio
         expected.epoch += i32::from(world.one_in(12));
         let leader_epoch = LeaderEpoch(expected.epoch);
         let has_producer = !world.one_in(3);
+        let timestamp = Timestamp(now.0 - world.below(1000) as i64);
         let spec = BatchSpec {
             offsets: 1 + world.below(5) as i32,
-            timestamp: Timestamp(now.0 - world.below(1000) as i64),
+            timestamp,
             producer_id: if has_producer { ProducerId(9) } else { ProducerId::NONE },
             base_sequence: if has_producer { Sequence(base_offset.0 as i32) } else { Sequence::NONE },
             value_bytes: value_bytes as usize,
@@ -471,6 +478,7 @@ async fn append_some(world: &World, store: &Store<SimulatedDisk>, topic_partitio
                     leader_epoch,
                     append_time: now,
                     has_producer,
+                    timestamp,
                     may_be_gone: false,
                     gone: false,
                 });
@@ -529,13 +537,7 @@ async fn read_some(world: &World, store: &Store<SimulatedDisk>, topic_partition:
         return;
     }
     let last = batches.last().map_or(from, |(_, next, _)| *next);
-    // What a rewrite removed while this was read may still be seen.
-    let mut lenient = expected.clone();
-    for batch in &mut lenient.batches {
-        batch.may_be_gone |= batch.gone;
-        batch.gone = false;
-    }
-    if let Err(what) = lenient.check_read(from.max(expected.log_start), last, &batches)
+    if let Err(what) = expected.check_read(from.max(expected.log_start), last, &batches, Removed::MayShow)
         && expected.log_start <= from
     {
         drop(oracle);
@@ -551,6 +553,31 @@ async fn read_some(world: &World, store: &Store<SimulatedDisk>, topic_partition:
             drop(oracle);
             world.fail(format!("reading {topic_partition} from {from} gave nothing, the end is {end}"));
         }
+    }
+}
+
+/// Looks a record up by its time.
+async fn find_some(world: &World, store: &Store<SimulatedDisk>, topic_partition: TopicPartition) {
+    let Some(up_to) = store.offsets(topic_partition).map(|offsets| offsets.log_end_offset) else { return };
+    let wanted = match world.below(4) {
+        0 => Wanted::MaxTimestamp,
+        _ => Wanted::AtOrAfter(Timestamp(*world.clock.borrow() - world.below(40_000) as i64)),
+    };
+    let cuts = world.oracle.borrow().partitions[&topic_partition].cuts;
+    let found = match store.find_by_time(topic_partition, wanted, up_to).await {
+        Ok(found) => found,
+        Err(error) => return world.fail(format!("looking for {wanted:?} in {topic_partition} failed: {error}")),
+    };
+    let checked = {
+        let oracle = world.oracle.borrow();
+        let expected = &oracle.partitions[&topic_partition];
+        if expected.cuts != cuts || expected.cut_to.is_some() {
+            return;
+        }
+        expected.check_found(wanted, up_to, found)
+    };
+    if let Err(what) = checked {
+        world.fail(format!("{topic_partition}: {what}"));
     }
 }
 

@@ -20,8 +20,8 @@ fn failures(seeds: impl Iterator<Item = u64>) -> Vec<String> {
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_in_fifteen_hundred_seeds() {
-    let found = failures(0..1500);
+fn nothing_acknowledged_is_lost_in_three_thousand_seeds() {
+    let found = failures(0..3000);
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 

@@ -66,21 +66,19 @@ impl<D: Disk> Store<D> {
         let mut best: Option<Found> = None;
         let mut from = log_start;
         while let Some(segment) = self.segment_from(topic_partition, from, up_to) {
-            from = segment.next_offset;
-            if !is_worth(wanted, best, segment.max_timestamp) {
-                continue;
-            }
-            for candidate in self.candidates(topic_partition, &segment).await? {
-                if candidate.from >= up_to || !is_worth(wanted, best, candidate.max_timestamp) {
+            if is_worth(wanted, best, segment.max_timestamp) {
+                let found = self.find_in_segment(topic_partition, &segment, wanted, best, log_start, up_to).await;
+                // Rewritten or deleted meanwhile: its extents were not what its index said. What came in its place is looked at.
+                if !self.has_segment(topic_partition, &segment) {
                     continue;
                 }
-                let found =
-                    self.find_in_extent(topic_partition, candidate.from, wanted, best, log_start, up_to).await?;
+                let found = found?;
                 match wanted {
                     Wanted::AtOrAfter(_) if found.is_some() => return Ok(found),
                     _ => best = found.or(best),
                 }
             }
+            from = segment.next_offset;
         }
         // What is in no segment yet is in memory.
         let tail: Vec<Bytes> = {
@@ -109,6 +107,35 @@ impl<D: Disk> Store<D> {
         let segments = &state.partitions.get(&topic_partition)?.manifest.segments;
         let at = segments.partition_point(|segment| segment.next_offset <= from);
         segments.get(at).copied().filter(|segment| segment.base_offset < up_to)
+    }
+
+    fn has_segment(&self, topic_partition: TopicPartition, segment: &Segment) -> bool {
+        let state = self.inner.state.borrow();
+        let partition = state.partitions.get(&topic_partition);
+        // Of a partition that is gone nothing comes in its place.
+        partition.is_none_or(|partition| partition.manifest.find_segment(segment.incarnation).is_some())
+    }
+
+    async fn find_in_segment(
+        &self,
+        topic_partition: TopicPartition,
+        segment: &Segment,
+        wanted: Wanted,
+        mut best: Option<Found>,
+        log_start: Offset,
+        up_to: Offset,
+    ) -> Result<Option<Found>, ReadError> {
+        for candidate in self.candidates(topic_partition, segment).await? {
+            if candidate.from >= up_to || !is_worth(wanted, best, candidate.max_timestamp) {
+                continue;
+            }
+            let found = self.find_in_extent(topic_partition, candidate.from, wanted, best, log_start, up_to).await?;
+            match wanted {
+                Wanted::AtOrAfter(_) if found.is_some() => return Ok(found),
+                _ => best = found.or(best),
+            }
+        }
+        Ok(best)
     }
 
     async fn candidates(
