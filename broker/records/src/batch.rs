@@ -118,7 +118,9 @@ impl Attributes {
 /// Why bytes are not a batch header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    #[error("a record batch needs {HEADER_BYTES} bytes of header, {available} are here")]
+    #[error(
+        "the bytes end inside a record batch: {available} are here, fewer than its header of {HEADER_BYTES} or than the length that it names"
+    )]
     Truncated { available: usize },
     #[error(
         "message format v{magic} is not supported, only v2 is: upgrade the client or set its message.format.version"

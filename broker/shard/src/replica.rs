@@ -32,6 +32,9 @@ use crate::{
     waiting::{Part, PartId, PartWork, ProduceWaiter, Waiting},
 };
 
+/// There is no replication yet.
+const REPLICAS_OF_A_PARTITION: i32 = 1;
+
 /// One partition of which this broker is the leader, and who waits for it.
 pub(crate) struct Replica {
     pub(crate) model: Partition,
@@ -249,7 +252,9 @@ impl Owned {
             ));
         }
         let replica = self.online(item.partition)?;
-        let needed = (rule == CommitRule::AllInSync).then_some(replica.config.min_insync_replicas);
+        // As in Kafka (KIP-966): a partition cannot be asked for more replicas than it has.
+        let needed =
+            (rule == CommitRule::AllInSync).then_some(replica.config.min_insync_replicas.min(REPLICAS_OF_A_PARTITION));
         let appended = replica.model.append(&item.header, now.wall, needed)?;
         if let Appended::New { base_offset, next_offset } = appended {
             replica.uncommitted.push_back((next_offset, bytes as u64));

@@ -19,6 +19,8 @@ use kafka_protocol::{
 use super::error::{ClientError, check};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of the first answer, which costs a broker nothing: whoever is silent for so long does not speak the protocol, or is stuck.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the timeouts that requests carry.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// What ApiVersions is asked in: new enough for features, and known to every broker since Kafka 2.4.
@@ -43,6 +45,10 @@ impl Connection {
         };
         let answer = connection.api_versions()?;
         check(format!("{address} refuses to say what it speaks"), answer.error_code, None)?;
+        connection
+            .stream
+            .set_read_timeout(Some(ANSWER_TIMEOUT))
+            .map_err(|source| ClientError::Connect { address: address.to_owned(), source })?;
         connection.offered = answer
             .api_keys
             .iter()
@@ -167,7 +173,7 @@ fn connect(address: &str) -> Result<TcpStream, ClientError> {
             Ok(stream) => {
                 let prepared = stream
                     .set_nodelay(true)
-                    .and_then(|()| stream.set_read_timeout(Some(ANSWER_TIMEOUT)))
+                    .and_then(|()| stream.set_read_timeout(Some(HELLO_TIMEOUT)))
                     .and_then(|()| stream.set_write_timeout(Some(ANSWER_TIMEOUT)));
                 return match prepared {
                     Ok(()) => Ok(stream),

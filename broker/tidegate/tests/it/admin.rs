@@ -2,11 +2,13 @@
 
 use kafka_protocol::{
     messages::{
-        ApiKey, BrokerId, CreatePartitionsRequest, CreatePartitionsResponse, DescribeTopicPartitionsRequest,
-        DescribeTopicPartitionsResponse, FindCoordinatorRequest, FindCoordinatorResponse, GroupId,
-        IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, MetadataRequest, MetadataResponse,
-        OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, TopicName,
+        ApiKey, BrokerId, CreatePartitionsRequest, CreatePartitionsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+        DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, FindCoordinatorRequest,
+        FindCoordinatorResponse, GroupId, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+        MetadataRequest, MetadataResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest,
+        OffsetDeleteResponse, TopicName,
         create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic},
+        delete_topics_request::DeleteTopicState,
         describe_topic_partitions_request::TopicRequest,
         incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
         metadata_request::MetadataRequestTopic,
@@ -55,6 +57,24 @@ fn a_transactional_producer_is_told_at_once_that_there_are_no_transactions() {
     let request = FindCoordinatorRequest::default().with_key_type(1).with_key(key);
     let answer: FindCoordinatorResponse = raw.call(ApiKey::FindCoordinator, 2, &request);
     assert_eq!(answer.error_code, 53, "TRANSACTIONAL_ID_AUTHORIZATION_FAILED");
+}
+
+/// The id was not looked at, and the topic of that name was deleted with all its records.
+#[test]
+fn a_topic_is_not_deleted_by_its_name_beside_another_id() {
+    let broker = Broker::start();
+    let mut raw = Raw::new(broker.connect());
+    let id = create(&mut raw, "kept", 1);
+    let mut delete = |name: Option<TopicName>, id: uuid::Uuid| {
+        let asked = DeleteTopicState::default().with_name(name).with_topic_id(id);
+        let request = DeleteTopicsRequest::default().with_topics(vec![asked]).with_timeout_ms(30_000);
+        let answer: DeleteTopicsResponse = raw.call(ApiKey::DeleteTopics, 6, &request);
+        answer.responses[0].error_code
+    };
+    assert_eq!(delete(Some(topic("kept")), uuid::Uuid::from_u128(7)), 42);
+    assert_eq!(delete(Some(topic("kept")), id), 42, "even its own");
+    assert_eq!(delete(None, uuid::Uuid::nil()), 42);
+    assert_eq!(delete(None, id), 0);
 }
 
 #[test]

@@ -243,3 +243,13 @@ fn completions_are_made_for_every_shell() {
         assert!(run(&broker, &["completions", shell]).succeeded().contains("reset-offsets"), "{shell}");
     }
 }
+
+/// It waited a minute for a first answer that never came.
+#[test]
+fn a_port_that_does_not_answer_is_given_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("it is bound").to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["topic", "list", "--bootstrap", &address]);
+    run_with(command, "").failed_with(1, &[&address, "no answer came in time"]);
+}
