@@ -65,6 +65,8 @@ impl Broker {
             fs::remove_dir_all(&places.data).with_context(|| format!("emptying {}", places.data.display()))?;
         }
         fs::create_dir_all(&places.data)?;
+        // What the broker before has left in the page cache must not be written while this one is measured.
+        Command::new("sync").status().context("running sync")?;
         let port = free_port()?;
         let bootstrap = format!("127.0.0.1:{port}");
         let mut command = match system {

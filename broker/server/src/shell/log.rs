@@ -99,7 +99,8 @@ impl Log {
         let figures = self.store.figures();
         // A full round waits behind the one in flight: more would only take memory and add to the latency of all.
         figures.pending_bytes > self.options.round_bytes_max
-            || figures.unapplied_bytes > self.options.unapplied_bytes_max / 2
+            // Applying begins at half of it.
+            || figures.unapplied_bytes > self.options.unapplied_bytes_max / 4 * 3
             // What is in memory only because an older batch is in no segment yet is not counted as unapplied.
             || figures.tail_cache_bytes > 2 * self.options.tail_cache_bytes.max(self.options.round_bytes_max)
     }
