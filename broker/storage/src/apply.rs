@@ -4,7 +4,7 @@
 //! partition gets large extents, and a quiet one is written rarely. Nothing is synced before its journal file must go: one flush
 //! for each touched segment and journal file.
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc};
 
 use tidegate_records::{
     ids::{Offset, TopicPartition},
@@ -17,7 +17,10 @@ use crate::{
     disk::{Access, AlignedBuffer, BLOCK_BYTES, Disk, DiskError, DiskErrorKind, Flush, Write},
     error::{Damage, Fatal},
     gate::{PartitionGate, PartitionPass},
-    journal::files::{JournalFile, Unfinished, file_path, unfinished_path},
+    journal::{
+        checkpoint::{Checkpoint, Synced, checkpoint_path},
+        files::{JournalFile, Unfinished, file_path, unfinished_path},
+    },
     partition::{ActiveIndex, Partition, TailBatch},
     segment::{
         format::{self, ExtentPlace, FileHeader},
@@ -50,6 +53,8 @@ struct Extent {
 enum Task {
     Prepare,
     Reclaim,
+    /// A file that was held is needed no more.
+    Release,
     Apply(TopicPartition),
     Prewrite(TopicPartition),
 }
@@ -77,6 +82,7 @@ impl<D: Disk> Store<D> {
             let done = match task {
                 Task::Prepare => self.prepare_journal_file().await,
                 Task::Reclaim => self.reclaim_step().await,
+                Task::Release => self.release_held().await,
                 Task::Apply(topic_partition) => self.apply_when_free(topic_partition).await,
                 Task::Prewrite(topic_partition) => self.prewrite_step(topic_partition).await,
             };
@@ -153,8 +159,12 @@ impl<D: Disk> Store<D> {
         }
         // Oldest first, so that what is left is always the end of the journal. A file that gets a new number is empty.
         loop {
-            let Some(file) = self.inner.state.borrow_mut().journal.old.pop_front() else { break };
-            self.inner.disk.remove(&file_path(shard, file.sequence)).await?;
+            let file = {
+                let journal = &mut self.inner.state.borrow_mut().journal;
+                journal.held.pop().or_else(|| journal.old.pop_front())
+            };
+            let Some(file) = file else { break };
+            self.inner.disk.remove(&file.path(shard)).await?;
         }
         let (from, to) = {
             let mut state = self.inner.state.borrow_mut();
@@ -270,8 +280,7 @@ impl<D: Disk> Store<D> {
             sequence
         };
         self.inner.disk.rename(from, &file_path(self.inner.options.shard.0, sequence)).await?;
-        let file = JournalFile { sequence, file, bytes, ends: std::collections::BTreeMap::new() };
-        self.inner.state.borrow_mut().journal.ready.push_back(file);
+        self.inner.state.borrow_mut().journal.ready.push_back(JournalFile::new(sequence, file, bytes));
         Ok(())
     }
 
@@ -287,12 +296,15 @@ impl<D: Disk> Store<D> {
             let found = oldest.ends.iter().find(|(topic_partition, _)| {
                 partitions.get(topic_partition).is_some_and(|partition| partition.damage.is_none())
             });
-            if found.is_none() && !oldest.ends.is_empty() {
-                return Ok(0);
-            }
-            found.map(|(topic_partition, end)| (*topic_partition, *end))
+            let offline = found.is_none() && !oldest.ends.is_empty();
+            (found.map(|(topic_partition, end)| (*topic_partition, *end)), offline)
         };
-        let Some((topic_partition, end)) = next else { return self.recycle_oldest().await };
+        let (topic_partition, end) = match next {
+            (Some(next), _) => next,
+            // Nobody can apply what is left in it: it waits beside the journal, which goes on without it.
+            (None, true) => return self.hold_oldest().await,
+            (None, false) => return self.recycle_oldest().await,
+        };
         let Some(gate) = self.gate(topic_partition) else { return Ok(1) };
         let pass = gate.enter().await;
         let applied = self.apply_some(topic_partition, &pass).await?;
@@ -309,19 +321,68 @@ impl<D: Disk> Store<D> {
     /// Takes the oldest journal file, whose batches are all in segments, into use again.
     async fn recycle_oldest(&self) -> Result<usize, DiskError> {
         let options = &self.inner.options;
-        let (oldest, keep) = {
-            let journal = &mut self.inner.state.borrow_mut().journal;
-            let Some(oldest) = journal.old.pop_front() else { return Ok(0) };
-            let keep = oldest.bytes >= options.journal_file_bytes && journal.ready.len() < 2;
-            (oldest, keep)
+        let (path, keep) = {
+            let journal = &self.inner.state.borrow().journal;
+            let Some(oldest) = journal.old.front() else { return Ok(0) };
+            let keep = !oldest.held && oldest.bytes >= options.journal_file_bytes && journal.ready.len() < 2;
+            (oldest.path(options.shard.0), keep)
         };
-        let path = file_path(options.shard.0, oldest.sequence);
+        self.save_checkpoint().await?;
+        let Some(oldest) = self.inner.state.borrow_mut().journal.old.pop_front() else { return Ok(0) };
         if keep {
             self.name_journal_file(&path, oldest.file, oldest.bytes).await?;
         } else {
             self.inner.disk.remove(&path).await?;
         }
         Ok(BLOCK_BYTES)
+    }
+
+    /// Puts the oldest journal file aside, which only partitions need that are offline.
+    async fn hold_oldest(&self) -> Result<usize, DiskError> {
+        let shard = self.inner.options.shard.0;
+        let paths = {
+            let journal = &mut self.inner.state.borrow_mut().journal;
+            let Some(mut oldest) = journal.old.pop_front() else { return Ok(0) };
+            let from = oldest.path(shard);
+            oldest.held = true;
+            let to = oldest.path(shard);
+            journal.held.push(oldest);
+            (from, to)
+        };
+        // For whom it is must be known before it has its name.
+        let mut done = self.save_checkpoint().await;
+        if done.is_ok() && paths.0 != paths.1 {
+            done = self.inner.disk.rename(&paths.0, &paths.1).await;
+        }
+        if done.is_err()
+            && let Some(mut file) = self.inner.state.borrow_mut().journal.held.pop()
+        {
+            file.held = paths.0 == paths.1;
+            self.inner.state.borrow_mut().journal.old.push_front(file);
+        }
+        done.map(|()| BLOCK_BYTES)
+    }
+
+    /// Removes a file that was held for partitions that were deleted meanwhile.
+    async fn release_held(&self) -> Result<usize, DiskError> {
+        let released = {
+            let state = &mut *self.inner.state.borrow_mut();
+            position_of_released(state).map(|at| state.journal.held.swap_remove(at))
+        };
+        let Some(file) = released else { return Ok(0) };
+        self.inner.disk.remove(&file.path(self.inner.options.shard.0)).await?;
+        Ok(BLOCK_BYTES)
+    }
+
+    /// Saves what must be known when the journal lets go of a file.
+    async fn save_checkpoint(&self) -> Result<(), DiskError> {
+        let (checkpoint, shard) = {
+            let state = self.inner.state.borrow();
+            (checkpoint_now(&state, self.inner.session), self.inner.options.shard.0)
+        };
+        self.inner.disk.replace(&checkpoint_path(shard), &checkpoint.encode()).await?;
+        self.inner.state.borrow_mut().journal.checkpoint = checkpoint;
+        Ok(())
     }
 
     async fn apply_when_free(&self, topic_partition: TopicPartition) -> Result<usize, DiskError> {
@@ -427,13 +488,18 @@ impl<D: Disk> Store<D> {
             let file = self.segment_file(topic_partition, &segment).await?;
             self.sync(&file).await?;
         }
-        self.note_synced(topic_partition, applied_end);
+        self.note_synced(topic_partition, applied_end, segment);
         self.save_index(topic_partition, self.inner.options.index_every_bytes).await
     }
 
-    fn note_synced(&self, topic_partition: TopicPartition, end: Offset) {
+    fn note_synced(&self, topic_partition: TopicPartition, end: Offset, segment: Option<Segment>) {
         if let Some(partition) = self.inner.state.borrow_mut().partitions.get_mut(&topic_partition) {
             partition.synced_end = partition.synced_end.max(end);
+            if let Some(segment) = segment
+                && partition.active_segment().is_some_and(|active| active.incarnation == segment.incarnation)
+            {
+                partition.active.synced_position = partition.active.synced_position.max(segment.end_position);
+            }
             partition.assert_invariants();
         }
     }
@@ -639,12 +705,10 @@ fn next_task<F>(state: &State<F>, options: &StoreOptions, no_room_for_journal: b
     let journal = &state.journal;
     let bytes_max = options.journal_bytes_max.max(3 * options.journal_file_bytes);
     let wants_file = journal.ready.len() < READY_FILES;
-    let reclaimable = journal.old.front().is_some_and(|oldest| {
-        oldest.ends.is_empty()
-            || oldest.ends.keys().any(|topic_partition| {
-                state.partitions.get(topic_partition).is_none_or(|partition| partition.damage.is_none())
-            })
-    });
+    let reclaimable = !journal.old.is_empty();
+    if position_of_released(state).is_some() {
+        return Some(Task::Release);
+    }
     // Where nothing can be reclaimed the limit gives way: appends would stop for good.
     let may_grow = journal.total_bytes() + options.journal_file_bytes <= bytes_max || !reclaimable;
     if journal.unfinished.is_some() || (wants_file && may_grow) {
@@ -671,6 +735,38 @@ fn next_task<F>(state: &State<F>, options: &StoreOptions, no_room_for_journal: b
     let old_bytes: u64 = journal.old.iter().map(|file| file.bytes).sum();
     let inherited = journal.old.front().is_some_and(|oldest| oldest.sequence <= journal.inherited_through);
     (reclaimable && (inherited || old_bytes > bytes_max / 2)).then_some(Task::Reclaim)
+}
+
+/// Which of the files that are held nobody needs any more.
+fn position_of_released<F>(state: &State<F>) -> Option<usize> {
+    let is_gone = |topic_partition| !state.partitions.contains_key(topic_partition);
+    state.journal.held.iter().position(|file| file.ends.keys().all(is_gone))
+}
+
+fn checkpoint_now<F>(state: &State<F>, session: u64) -> Checkpoint {
+    let journal = &state.journal;
+    let mut segments = BTreeMap::new();
+    for (topic_partition, partition) in &state.partitions {
+        // What is known of a partition that is offline stays as it was.
+        let synced = match (&partition.damage, partition.active_segment()) {
+            (Some(_), _) => journal.checkpoint.segments.get(topic_partition).copied(),
+            (None, Some(active)) => Some(Synced {
+                incarnation: active.incarnation,
+                position: partition.active.synced_position,
+                next_offset: partition.synced_end,
+            }),
+            (None, None) => None,
+        };
+        if let Some(synced) = synced.filter(|synced| synced.position > format::FILE_HEADER_BYTES) {
+            segments.insert(*topic_partition, synced);
+        }
+    }
+    let held = journal.held.iter().chain(journal.old.iter().filter(|file| file.held));
+    Checkpoint {
+        last_round: journal.checkpoint.last_round.max((session, journal.durable_round)),
+        segments,
+        held: held.map(|file| (file.sequence, file.ends.keys().copied().collect())).collect(),
+    }
 }
 
 /// Whether `batch` goes into a new segment, when the active one would hold `bytes` from `first_append_time` on.

@@ -467,7 +467,8 @@ impl<D: Disk> Store<D> {
                 if let Some((segment, index)) = active {
                     let session = self.inner.session;
                     let saved_position = if gone.is_empty() { partition.active.saved_position } else { 0 };
-                    partition.active = ActiveIndex { index, session, saved_position, prewritten: 0 };
+                    let synced_position = segment.end_position;
+                    partition.active = ActiveIndex { index, session, saved_position, synced_position, prewritten: 0 };
                     debug_assert_eq!(
                         partition.active_segment().map(|found| found.incarnation),
                         Some(segment.incarnation)

@@ -465,6 +465,7 @@ fn finish_round<F>(state: &mut State<F>, round: Round<F>, options: &StoreOptions
     };
     if round.flush == Flush::Durable {
         state.journal.flushed_through = round.number;
+        state.journal.durable_round = round.number;
     }
     for group in &round.groups {
         let topic_partition = group.topic_partition;
@@ -495,6 +496,7 @@ fn finish_round<F>(state: &mut State<F>, round: Round<F>, options: &StoreOptions
             state.unapplied_bytes -= direct.applied_bytes;
             partition.applied_end = next_offset;
             partition.synced_end = next_offset;
+            partition.active.synced_position = partition.active_segment().map_or(0, |segment| segment.end_position);
             state.ripe.remove(&topic_partition);
             report.direct_batches += group.batches.len();
         } else {

@@ -12,7 +12,7 @@ use crate::{
     disk::{Disk, DiskError},
     error::OpenError,
     journal::{
-        files::{file_sequence, shard_directory, shard_of_directory},
+        files::{file_sequence, held_sequence, shard_directory, shard_of_directory},
         scan::scan_journal,
     },
     recovery::read_small,
@@ -47,7 +47,7 @@ pub async fn migrate<D: Disk>(
         let Some(shard) = shard_of_directory(&name) else { continue };
         let directory = shard_directory(shard);
         let files = disk.list(&directory).await?;
-        if !files.iter().any(|name| file_sequence(name).is_some()) {
+        if !files.iter().any(|name| file_sequence(name).or_else(|| held_sequence(name)).is_some()) {
             continue;
         }
         drained |= drain(disk, options, shard, partitions).await?;
@@ -71,9 +71,8 @@ async fn drain<D: Disk>(
 ) -> Result<bool, OpenError> {
     // Only the partitions that the journal knows: the others may be in another shard's, which has the say on their segments.
     let scan = scan_journal(disk, shard).await?;
-    let known: BTreeSet<_> =
-        scan.rounds.iter().flat_map(|round| &round.entries).map(|entry| entry.topic_partition()).collect();
-    let lost = !scan.damage.is_empty();
+    let known: BTreeSet<_> = scan.entries().map(|(_, entry)| entry.topic_partition()).collect();
+    let lost = !scan.lost.is_empty();
     let used = !known.is_empty() || lost;
     let specs = partitions.iter().filter(|spec| lost || known.contains(&spec.topic_partition)).copied().collect();
     let options = StoreOptions { shard: ShardId(shard), ..options.clone() };

@@ -82,6 +82,8 @@ pub(crate) struct ActiveIndex {
     pub(crate) session: u64,
     /// Up to which position the stored index covers it.
     pub(crate) saved_position: u64,
+    /// Up to which position the file is known to be on stable storage; 0 if that is not known.
+    pub(crate) synced_position: u64,
     /// Up to which position the file is zeros written and synced: extents may go there within a commit round.
     pub(crate) prewritten: u64,
 }

@@ -27,7 +27,7 @@ use crate::{
     journal::{
         files::{Journal, JournalFile, file_path, shard_directory, shard_of_directory},
         format::Entry,
-        scan::{JournalScan, ScannedFile, ScannedRound, read_bodies, scan_journal},
+        scan::{JournalScan, Lost, ScannedFile, ScannedRound, read_bodies, scan_journal},
     },
     partition::{Partition, TailBatch},
     segment::{
@@ -94,7 +94,11 @@ impl<D: Disk> Store<D> {
         let journal_from = scan.lowest_offsets();
         let shards = BTreeMap::from([(shard, ShardCommitted { settled_session, last_round: scan.last_round() })]);
         for (topic_partition, partition) in &mut loaded {
-            let committed = Committed { journal_from: journal_from.get(topic_partition).copied(), shards: &shards };
+            let committed = Committed {
+                journal_from: journal_from.get(topic_partition).copied(),
+                synced: scan.checkpoint.segments.get(topic_partition).copied(),
+                shards: &shards,
+            };
             recover_segments(&disk, partition, &committed).await?;
         }
         // Every active segment ends where it should now: what earlier sessions left behind is cut off.
@@ -120,19 +124,23 @@ impl<D: Disk> Store<D> {
         replay(&disk, &mut state, &scan, &options).await?;
         for (index, file) in scan.files.iter().enumerate() {
             let mut ends = BTreeMap::new();
-            for entry in scan.rounds.iter().filter(|round| round.file == index).flat_map(|round| &round.entries) {
+            for (_, entry) in scan.entries().filter(|(round, _)| round.file == index) {
                 if let Entry::Batch { topic_partition, next_offset, .. }
                 | Entry::Extent { topic_partition, next_offset, .. } = entry
                 {
                     ends.insert(*topic_partition, *next_offset);
                 }
             }
-            state.journal.old.push_back(JournalFile {
-                sequence: file.sequence,
-                file: file.file.clone(),
-                bytes: file.bytes,
-                ends,
+            let held = file.held_for.is_some();
+            let found = JournalFile { ends, held, ..JournalFile::new(file.sequence, file.file.clone(), file.bytes) };
+            let needed = file.held_for.iter().flatten().any(|topic_partition| {
+                state.partitions.get(topic_partition).is_some_and(|partition| partition.damage.is_some())
             });
+            if needed {
+                state.journal.held.push(found);
+            } else {
+                state.journal.old.push_back(found);
+            }
         }
 
         let inner = Inner {
@@ -449,7 +457,7 @@ async fn open_journal<D: Disk>(
         let sequence = next_sequence;
         next_sequence += 1;
         disk.rename(&unused.path, &file_path(shard, sequence)).await?;
-        ready.push_back(JournalFile { sequence, file: unused.file, bytes: unused.bytes, ends: BTreeMap::new() });
+        ready.push_back(JournalFile::new(sequence, unused.file, unused.bytes));
     }
     let current = match ready.pop_front() {
         Some(current) => current,
@@ -464,7 +472,7 @@ async fn open_journal<D: Disk>(
             let writes = split_writes(&file, 0, &zeros, options.write_bytes_max).collect();
             disk.commit(writes, Flush::Durable).await?;
             disk.rename(&path, &file_path(shard, sequence)).await?;
-            JournalFile { sequence, file, bytes, ends: BTreeMap::new() }
+            JournalFile::new(sequence, file, bytes)
         }
     };
     Ok(Journal {
@@ -472,11 +480,14 @@ async fn open_journal<D: Disk>(
         position: 0,
         ready,
         old: VecDeque::new(),
+        held: Vec::new(),
         unfinished: None,
         cramped: false,
         next_sequence,
         next_round: scan.next_round,
         flushed_through: scan.next_round - 1,
+        durable_round: 0,
+        checkpoint: scan.checkpoint.clone(),
         inherited_through: scan.sequence_max,
     })
 }
@@ -488,28 +499,21 @@ async fn replay<D: Disk>(
     scan: &JournalScan<D::File>,
     options: &StoreOptions,
 ) -> Result<(), DiskError> {
-    let mut damage = scan.damage.iter().peekable();
+    let mut losses = scan.lost.iter().peekable();
     // What came before a cut that is made in the segments is in the segments, or cut.
-    let mut skip_below: BTreeMap<TopicPartition, u64> = BTreeMap::new();
-    for round in &scan.rounds {
-        for entry in &round.entries {
-            if let Entry::Truncate { topic_partition, number, .. } = entry
-                && state.partitions.get(topic_partition).is_some_and(|found| *number <= found.manifest.truncations)
-            {
-                skip_below.insert(*topic_partition, round.header.round);
-            }
-        }
-    }
+    let skip_below = scan.cuts_made(|topic_partition| {
+        state.partitions.get(&topic_partition).map(|partition| partition.manifest.truncations)
+    });
     // Partitions that may have lost a batch, and in which damage.
     let mut suspect: BTreeMap<TopicPartition, Damage> = BTreeMap::new();
     for (index, round) in scan.rounds.iter().enumerate() {
-        while let Some((_, lost)) = damage.next_if(|(at, _)| *at <= index) {
-            suspect.extend(state.partitions.keys().map(|topic_partition| (*topic_partition, lost.clone())));
+        while let Some(lost) = losses.next_if(|lost| lost.before <= index) {
+            suspect.extend(concerned(state, lost));
         }
         replay_round(disk, state, &scan.files[round.file], round, &skip_below, &mut suspect).await?;
     }
-    for (_, lost) in damage {
-        suspect.extend(state.partitions.keys().map(|topic_partition| (*topic_partition, lost.clone())));
+    for lost in losses {
+        suspect.extend(concerned(state, lost));
     }
     for (topic_partition, lost) in suspect {
         if let Some(partition) = state.partitions.get_mut(&topic_partition) {
@@ -523,6 +527,13 @@ async fn replay<D: Disk>(
         }
     }
     Ok(())
+}
+
+/// The partitions that may have lost a batch, each with the damage.
+fn concerned<F>(state: &State<F>, lost: &Lost) -> impl Iterator<Item = (TopicPartition, Damage)> {
+    let all = state.partitions.keys();
+    let concerned = all.filter(|each| lost.of.as_ref().is_none_or(|partitions| partitions.contains(each)));
+    concerned.map(|topic_partition| (*topic_partition, lost.damage.clone()))
 }
 
 async fn replay_round<D: Disk>(
@@ -540,6 +551,9 @@ async fn replay_round<D: Disk>(
         let body_position = position;
         position += entry.body_bytes() as u64;
         let topic_partition = entry.topic_partition();
+        if !file.concerns(topic_partition) {
+            continue;
+        }
         let Some(partition) = state.partitions.get_mut(&topic_partition) else { continue };
         let cut_before = skip_below.get(&topic_partition).is_some_and(|below| round.header.round <= *below);
         if partition.damage.is_some() || cut_before {

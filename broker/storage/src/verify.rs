@@ -20,6 +20,7 @@ use crate::{
     error::Damage,
     journal::{
         self,
+        checkpoint::{Checkpoint, Synced, checkpoint_path},
         files::shard_of_directory,
         format::{Entry, RoundHeader},
         scan::{JournalScan, PieceReader, ScannedFile, ScannedRound, read_bodies, scan_journal},
@@ -64,6 +65,12 @@ pub enum Finding {
          files away with it", file.display()
     )]
     Session { file: PathBuf },
+    #[error(
+        "{} is damaged: a segment whose last extent is damaged too would not be noticed, and journal files that are held for \
+         partitions that are offline are not looked at. Restore it from a copy; the broker starts without it, and writes it anew",
+        file.display()
+    )]
+    Checkpoint { file: PathBuf },
     #[error("{} is damaged. The broker writes it anew when it starts, after it applied every journal", file.display())]
     Layout { file: PathBuf },
     #[error(
@@ -90,6 +97,7 @@ impl Finding {
             | Self::IndexEntry { file, .. }
             | Self::Snapshot { file }
             | Self::Session { file }
+            | Self::Checkpoint { file }
             | Self::Layout { file } => (file, None, None),
             Self::SegmentGap { file, found, .. } => (file, None, Some(*found)),
             Self::StartBeyondEnd { file, log_start_offset, .. } => (file, None, Some(*log_start_offset)),
@@ -102,6 +110,7 @@ impl Finding {
 pub enum FileKind {
     Layout,
     Session,
+    Checkpoint,
     Journal,
     Manifest,
     Segment,
@@ -119,6 +128,7 @@ pub enum Part<'a> {
         session: u64,
         settled_session: u64,
     },
+    Checkpoint(&'a Checkpoint),
     JournalHeader(&'a journal::format::FileHeader),
     Round(&'a RoundHeader),
     /// What a round did; the position is its batch's, the round's for an entry without one.
@@ -174,7 +184,14 @@ pub async fn verify<D: Disk>(
     partitions: Option<&BTreeSet<TopicPartition>>,
     see: &mut dyn FnMut(Seen<'_>),
 ) -> Result<(), DiskError> {
-    let mut look = Look { disk, see, reported: BTreeSet::new(), manifests: BTreeMap::new(), shards: BTreeMap::new() };
+    let mut look = Look {
+        disk,
+        see,
+        reported: BTreeSet::new(),
+        manifests: BTreeMap::new(),
+        shards: BTreeMap::new(),
+        synced: BTreeMap::new(),
+    };
     look.layout().await?;
     let found = look.manifests().await?;
     let wanted: BTreeSet<TopicPartition> = match partitions {
@@ -219,6 +236,8 @@ struct Look<'a, D: Disk> {
     reported: BTreeSet<(PathBuf, Option<u64>)>,
     manifests: BTreeMap<TopicPartition, Manifest>,
     shards: BTreeMap<u16, ShardCommitted>,
+    /// What the shards' checkpoints say of active segments: the furthest, should several know one.
+    synced: BTreeMap<TopicPartition, Synced>,
 }
 
 impl<D: Disk> Look<'_, D> {
@@ -292,6 +311,7 @@ impl<D: Disk> Look<'_, D> {
                     None => self.find(Finding::Session { file }),
                 }
             }
+            self.checkpoint(shard).await;
             let mut scan = match scan_journal(self.disk, shard).await {
                 Ok(scan) => scan,
                 Err(error) => {
@@ -313,6 +333,19 @@ impl<D: Disk> Look<'_, D> {
             journals.push((shard, scan, torn));
         }
         Ok(journals)
+    }
+
+    async fn checkpoint(&mut self, shard: u16) {
+        let file = checkpoint_path(shard);
+        let Some(content) = self.small(&file, FileKind::Checkpoint, None).await else { return };
+        let Some(checkpoint) = Checkpoint::decode(&content) else { return self.find(Finding::Checkpoint { file }) };
+        self.part(0, content.len() as u64, Part::Checkpoint(&checkpoint));
+        for (topic_partition, synced) in checkpoint.segments {
+            let known = self.synced.entry(topic_partition).or_insert(synced);
+            if (synced.incarnation, synced.position) > (known.incarnation, known.position) {
+                *known = synced;
+            }
+        }
     }
 
     /// Looks at a partition's files. Where its segments end; `None` if they are damaged.
@@ -339,7 +372,8 @@ impl<D: Disk> Look<'_, D> {
                     }
                     for segment in &manifest.segments {
                         let shards = std::mem::take(&mut self.shards);
-                        let committed = Committed { journal_from, shards: &shards };
+                        let synced = self.synced.get(&topic_partition).copied();
+                        let committed = Committed { journal_from, synced, shards: &shards };
                         let found = self.segment(topic_partition, segment, &committed).await;
                         self.shards = shards;
                         match found {
@@ -503,8 +537,9 @@ impl<D: Disk> Look<'_, D> {
             walked.add(&header, last_append_time(&header, &bytes));
             extents.push(IndexEntry::new(&header));
         }
-        if committed.is_settled(walked.next_offset)
-            && goes_on_later(reader, topic_partition, &walked, session, committed).await?
+        let settled = committed.is_settled(walked.next_offset);
+        if committed.is_short(&walked)
+            || (settled && goes_on_later(reader, topic_partition, &walked, session, committed).await?)
         {
             whole = false;
             self.find(Damage::Segment { file: path, position: walked.end_position, offset: walked.next_offset });
@@ -579,10 +614,12 @@ impl<D: Disk> Look<'_, D> {
         torn: Torn,
         ends: &mut BTreeMap<TopicPartition, Option<Offset>>,
     ) -> Result<(), DiskError> {
-        for (_, damage) in &scan.damage {
-            self.find(damage.clone());
+        for lost in &scan.lost {
+            self.find(lost.damage.clone());
         }
-        let cuts = cuts_made(scan, &self.manifests);
+        let manifests = &self.manifests;
+        let cuts =
+            scan.cuts_made(|topic_partition| manifests.get(&topic_partition).map(|manifest| manifest.truncations));
         for (at, file) in scan.files.iter().enumerate() {
             if let Err(error) = self.journal_file_header(file).await {
                 self.find(Damage::from(error));
@@ -635,6 +672,9 @@ impl<D: Disk> Look<'_, D> {
             let at = position;
             position += entry.body_bytes() as u64;
             let topic_partition = entry.topic_partition();
+            if !file.concerns(topic_partition) {
+                continue;
+            }
             let Some(end) = ends.get_mut(&topic_partition) else { continue };
             let before = *end;
             let cut_before = cuts.get(&topic_partition).is_some_and(|below| header.round <= *below);
@@ -708,22 +748,4 @@ impl<D: Disk> Look<'_, D> {
         }
         Ok(())
     }
-}
-
-/// Of each partition the last round before which all was cut or is in the segments.
-fn cuts_made<F>(
-    scan: &JournalScan<F>,
-    manifests: &BTreeMap<TopicPartition, Manifest>,
-) -> BTreeMap<TopicPartition, u64> {
-    let mut cuts = BTreeMap::new();
-    for round in &scan.rounds {
-        for entry in &round.entries {
-            if let Entry::Truncate { topic_partition, number, .. } = entry
-                && manifests.get(topic_partition).is_some_and(|manifest| *number <= manifest.truncations)
-            {
-                cuts.insert(*topic_partition, round.header.round);
-            }
-        }
-    }
-    cuts
 }

@@ -7,7 +7,10 @@ use std::{
 
 use tidegate_records::ids::{Offset, TopicPartition};
 
-use super::format::{FILE_HEADER_BYTES, is_number, round_bytes};
+use super::{
+    checkpoint::Checkpoint,
+    format::{FILE_HEADER_BYTES, is_number, round_bytes},
+};
 
 /// The directory of a shard.
 pub(crate) fn shard_directory(shard: u16) -> PathBuf {
@@ -28,6 +31,16 @@ pub(crate) fn file_sequence(name: &str) -> Option<u64> {
     name.strip_prefix("journal-")?.strip_suffix(".tgj")?.parse().ok().filter(|sequence| is_number(*sequence))
 }
 
+/// A file that is kept for partitions that are offline. The journal goes on without it.
+pub(crate) fn held_path(shard: u16, sequence: u64) -> PathBuf {
+    shard_directory(shard).join(format!("held-{sequence:012}.tgj"))
+}
+
+/// The sequence in the name of a file that is held.
+pub(crate) fn held_sequence(name: &str) -> Option<u64> {
+    name.strip_prefix("held-")?.strip_suffix(".tgj")?.parse().ok().filter(|sequence| is_number(*sequence))
+}
+
 /// A file that is being filled with zeros. It has no number yet.
 pub(crate) fn unfinished_path(shard: u16) -> PathBuf {
     shard_directory(shard).join("unfinished.tgj")
@@ -41,6 +54,18 @@ pub(crate) struct JournalFile<F> {
     pub(crate) bytes: u64,
     /// Of each partition with batches in it, the offset after the last. The file is free when all are synced in segments.
     pub(crate) ends: BTreeMap<TopicPartition, Offset>,
+    /// It was put aside for partitions that were offline, and has the name of such a file.
+    pub(crate) held: bool,
+}
+
+impl<F> JournalFile<F> {
+    pub(crate) fn new(sequence: u64, file: F, bytes: u64) -> Self {
+        Self { sequence, file, bytes, ends: BTreeMap::new(), held: false }
+    }
+
+    pub(crate) fn path(&self, shard: u16) -> PathBuf {
+        if self.held { held_path(shard, self.sequence) } else { file_path(shard, self.sequence) }
+    }
 }
 
 /// A new file on its way.
@@ -61,12 +86,19 @@ pub(crate) struct Journal<F> {
     pub(crate) ready: VecDeque<JournalFile<F>>,
     /// Full, oldest first.
     pub(crate) old: VecDeque<JournalFile<F>>,
+    /// Full, and needed by partitions that are offline alone. They do not count for the journal's size: nothing more is appended to
+    /// such a partition, so there are never more than the journal had files when it went offline.
+    pub(crate) held: Vec<JournalFile<F>>,
     pub(crate) unfinished: Option<Unfinished<F>>,
     /// The disk had too little room for a file of the usual size: a batch that needs one is refused and not made to wait.
     pub(crate) cramped: bool,
     pub(crate) next_sequence: u64,
     pub(crate) next_round: u64,
     pub(crate) flushed_through: u64,
+    /// The last round of this session that is on stable storage; 0 for none yet.
+    pub(crate) durable_round: u64,
+    /// What was last saved beside the journal.
+    pub(crate) checkpoint: Checkpoint,
     /// Files up to this sequence are of earlier openings: reclaimed as soon as may be.
     pub(crate) inherited_through: u64,
 }

@@ -3,18 +3,23 @@
 //! A round that cannot be read is a torn tail (normal) unless something later proves that it was flushed: then it is damage. Every
 //! round and every file header says up to which round all was on stable storage when it was written.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use bytes::Bytes;
 use tidegate_records::ids::{Offset, TopicPartition};
 
 use super::{
-    files::{file_path, file_sequence, shard_directory},
+    checkpoint::{Checkpoint, checkpoint_path},
+    files::{file_path, file_sequence, held_path, held_sequence, shard_directory},
     format::{ENTRY_BYTES, Entry, FILE_HEADER_BYTES, FileHeader, ROUND_HEADER_BYTES, RoundHeader, decode_directory},
 };
 use crate::{
     disk::{Access, BLOCK_BYTES, Disk, DiskError},
     error::Damage,
+    recovery::read_small,
 };
 
 /// Reads a file front to back in pieces.
@@ -60,6 +65,15 @@ pub(crate) struct ScannedFile<F> {
     pub(crate) path: PathBuf,
     pub(crate) file: F,
     pub(crate) bytes: u64,
+    /// Of a file that is held: the partitions that it is held for. What it says of others is history.
+    pub(crate) held_for: Option<BTreeSet<TopicPartition>>,
+}
+
+impl<F> ScannedFile<F> {
+    /// Whether what the file says of a partition counts.
+    pub(crate) fn concerns(&self, topic_partition: TopicPartition) -> bool {
+        self.held_for.as_ref().is_none_or(|partitions| partitions.contains(&topic_partition))
+    }
 }
 
 /// A round whose header and directory are whole.
@@ -70,15 +84,24 @@ pub(crate) struct ScannedRound {
     pub(crate) entries: Vec<Entry>,
 }
 
+/// A stretch of the journal that cannot be read though it was flushed.
+pub(crate) struct Lost {
+    /// Before which of the rounds it was.
+    pub(crate) before: usize,
+    /// The partitions that it may concern; `None`: all.
+    pub(crate) of: Option<BTreeSet<TopicPartition>>,
+    pub(crate) damage: Damage,
+}
+
 /// What a journal holds.
 pub(crate) struct JournalScan<F> {
-    /// By sequence.
+    /// By sequence, those that are held first.
     pub(crate) files: Vec<ScannedFile<F>>,
     /// Pre-written files without a round of their own.
     pub(crate) unused: Vec<ScannedFile<F>>,
     pub(crate) rounds: Vec<ScannedRound>,
-    /// What is lost, and before which of `rounds` it was.
-    pub(crate) damage: Vec<(usize, Damage)>,
+    pub(crate) lost: Vec<Lost>,
+    pub(crate) checkpoint: Checkpoint,
     /// The number that follows the last round.
     pub(crate) next_round: u64,
     /// All rounds up to this one are known to have been flushed.
@@ -91,7 +114,7 @@ impl<F> JournalScan<F> {
     /// Of each partition the offset from which on the journal has its batches.
     pub(crate) fn lowest_offsets(&self) -> BTreeMap<TopicPartition, Offset> {
         let mut lowest = BTreeMap::new();
-        for entry in self.rounds.iter().flat_map(|round| &round.entries) {
+        for (_, entry) in self.entries() {
             if let Entry::Batch { topic_partition, base_offset, .. }
             | Entry::Extent { topic_partition, base_offset, .. } = entry
             {
@@ -103,9 +126,32 @@ impl<F> JournalScan<F> {
         lowest
     }
 
-    /// The session and number of the last round; zeros without one.
+    /// All entries that count, each with its round.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&ScannedRound, &Entry)> {
+        self.rounds.iter().flat_map(|round| {
+            let file = &self.files[round.file];
+            let entries = round.entries.iter().filter(|entry| file.concerns(entry.topic_partition()));
+            entries.map(move |entry| (round, entry))
+        })
+    }
+
+    /// The session and number of the last round that is known to have been whole; zeros without one.
     pub(crate) fn last_round(&self) -> (u64, u64) {
-        self.rounds.last().map_or((0, 0), |round| (round.header.session, round.header.round))
+        let last = self.rounds.last().map_or((0, 0), |round| (round.header.session, round.header.round));
+        last.max(self.checkpoint.last_round)
+    }
+
+    /// Of each partition the last round before which all was cut or is in the segments; `cuts` says how many cuts those have.
+    pub(crate) fn cuts_made(&self, cuts: impl Fn(TopicPartition) -> Option<u64>) -> BTreeMap<TopicPartition, u64> {
+        let mut made = BTreeMap::new();
+        for (round, entry) in self.entries() {
+            if let Entry::Truncate { topic_partition, number, .. } = entry
+                && cuts(*topic_partition).is_some_and(|cuts| *number <= cuts)
+            {
+                made.insert(*topic_partition, round.header.round);
+            }
+        }
+        made
     }
 }
 
@@ -137,13 +183,21 @@ pub(crate) async fn scan_journal<D: Disk>(disk: &D, shard: u16) -> Result<Journa
         files: Vec::new(),
         unused: Vec::new(),
         rounds: Vec::new(),
-        damage: Vec::new(),
+        lost: Vec::new(),
+        checkpoint: Checkpoint::default(),
         next_round: 1,
         flushed_through: 0,
         sequence_max: 0,
     };
-    let mut sequences: Vec<u64> =
-        disk.list(&shard_directory(shard)).await?.iter().filter_map(|name| file_sequence(name)).collect();
+    if let Some(checkpoint) =
+        read_small(disk, &checkpoint_path(shard)).await?.and_then(|bytes| Checkpoint::decode(&bytes))
+    {
+        scan.checkpoint = checkpoint;
+    }
+    let names = disk.list(&shard_directory(shard)).await?;
+    scan_held(disk, shard, &names, &mut scan).await?;
+    let after_held = scan.rounds.last().map_or(1, |round| round.header.round + 1);
+    let mut sequences: Vec<u64> = names.iter().filter_map(|name| file_sequence(name)).collect();
     sequences.sort_unstable();
     let mut next_round = None;
     for sequence in sequences {
@@ -151,11 +205,46 @@ pub(crate) async fn scan_journal<D: Disk>(disk: &D, shard: u16) -> Result<Journa
         let path = file_path(shard, sequence);
         let file = disk.open(&path, Access::Direct).await?;
         let bytes = disk.length(&file).await?;
-        let scanned = ScannedFile { sequence, path, file, bytes };
+        let scanned = ScannedFile { sequence, path, file, bytes, held_for: None };
         scan_file(disk, scanned, &mut scan, &mut next_round).await?;
     }
-    scan.next_round = next_round.unwrap_or(1);
+    scan.next_round = next_round.unwrap_or(1).max(after_held);
     Ok(scan)
+}
+
+/// Adds the files that are held. One that the checkpoint does not know is left alone: nobody can say for whom it is.
+async fn scan_held<D: Disk>(
+    disk: &D,
+    shard: u16,
+    names: &[String],
+    scan: &mut JournalScan<D::File>,
+) -> Result<(), DiskError> {
+    let mut sequences: Vec<u64> = names.iter().filter_map(|name| held_sequence(name)).collect();
+    sequences.sort_unstable();
+    for sequence in sequences {
+        scan.sequence_max = scan.sequence_max.max(sequence);
+        let Some(partitions) = scan.checkpoint.held.get(&sequence) else { continue };
+        let held_for: BTreeSet<TopicPartition> = partitions.iter().copied().collect();
+        let path = held_path(shard, sequence);
+        let file = disk.open(&path, Access::Direct).await?;
+        let bytes = disk.length(&file).await?;
+        let scanned = ScannedFile { sequence, path, file, bytes, held_for: Some(held_for.clone()) };
+        let lost_before = scan.lost.len();
+        // The numbers of its rounds go on in no other file.
+        scan_file(disk, scanned, scan, &mut None).await?;
+        for lost in &mut scan.lost[lost_before..] {
+            lost.of = Some(held_for.clone());
+        }
+        if let Some(unreadable) = scan.unused.pop() {
+            let damage = Damage::JournalRound { file: unreadable.path.clone(), position: FILE_HEADER_BYTES, round: 0 };
+            scan.lost.push(Lost { before: scan.rounds.len(), of: Some(held_for), damage });
+            scan.files.push(unreadable);
+        }
+        // It was put aside after what it has was flushed.
+        let last = scan.rounds.last().map_or(0, |round| round.header.round);
+        scan.flushed_through = scan.flushed_through.max(last);
+    }
+    Ok(())
 }
 
 /// Adds the rounds of one file.
@@ -185,7 +274,8 @@ async fn scan_file<D: Disk>(
                 .rounds
                 .last()
                 .map_or(FILE_HEADER_BYTES, |round| round.header.position + round.header.total_bytes() as u64);
-            scan.damage.push((scan.rounds.len(), Damage::JournalRound { file, position, round: expected }));
+            let damage = Damage::JournalRound { file, position, round: expected };
+            scan.lost.push(Lost { before: scan.rounds.len(), of: None, damage });
         }
         *next_round = Some(header.first_round);
     }
@@ -204,7 +294,7 @@ async fn scan_file<D: Disk>(
             if let Some(later) = &found {
                 let round = next_round.unwrap_or(later.header.round);
                 let damage = Damage::JournalRound { file: scanned.path.clone(), position, round };
-                scan.damage.push((scan.rounds.len(), damage));
+                scan.lost.push(Lost { before: scan.rounds.len(), of: None, damage });
                 position = later.header.position;
             }
         }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     disk::{BLOCK_BYTES, Disk, DiskError},
     error::Damage,
-    journal::scan::PieceReader,
+    journal::{checkpoint::Synced, scan::PieceReader},
     partition::ActiveIndex,
 };
 
@@ -34,6 +34,8 @@ pub(crate) struct ShardCommitted {
 pub(crate) struct Committed<'a> {
     /// From this offset on the journal has the partition's batches, so a segment may be torn there. `None`: the segment has all.
     pub(crate) journal_from: Option<Offset>,
+    /// How far the segment is known to be on stable storage, from when the journal let go of it.
+    pub(crate) synced: Option<Synced>,
     /// What other shards wrote is committed: they were drained.
     pub(crate) shards: &'a BTreeMap<u16, ShardCommitted>,
 }
@@ -45,6 +47,12 @@ impl Committed<'_> {
             || self.shards.get(&place.shard).is_none_or(|shard| {
                 place.session <= shard.settled_session || (place.session, place.round) <= shard.last_round
             })
+    }
+
+    /// Whether a segment that ends so has lost what was on stable storage.
+    pub(crate) fn is_short(&self, segment: &Segment) -> bool {
+        self.synced
+            .is_some_and(|synced| synced.incarnation == segment.incarnation && synced.position > segment.end_position)
     }
 
     /// Whether the segment alone answers for what follows `offset`.
@@ -94,6 +102,7 @@ pub(crate) async fn scan_segment<D: Disk>(
             scan.active.session = known.session;
             scan.active.index = known.index;
             scan.active.saved_position = known.segment.end_position;
+            scan.active.synced_position = known.segment.end_position;
         }
         None => {
             let header = reader.read(0, BLOCK_BYTES).await?.and_then(|block| FileHeader::decode(&block));
@@ -126,6 +135,12 @@ pub(crate) async fn scan_segment<D: Disk>(
         scan.segment.add(&header, last_append_time(&header, &bytes));
         scan.active.session = header.place.session;
         scan.active.index.entries.push(IndexEntry::new(&header));
+    }
+    if committed.is_short(&scan.segment) {
+        return Ok(Err(damage(scan.segment.end_position, scan.segment.next_offset)));
+    }
+    if let Some(synced) = committed.synced.filter(|synced| synced.incarnation == entry.incarnation) {
+        scan.active.synced_position = scan.active.synced_position.max(synced.position);
     }
     if committed.is_settled(scan.segment.next_offset)
         && goes_on_later(&mut reader, topic_partition, &scan.segment, scan.active.session, committed).await?

@@ -259,6 +259,7 @@ impl Print<'_> {
         let what = match kind {
             FileKind::Layout => "layout",
             FileKind::Session => "session",
+            FileKind::Checkpoint => "checkpoint",
             FileKind::Journal => "journal",
             FileKind::Manifest => "manifest",
             FileKind::Segment => "segment",
@@ -286,7 +287,12 @@ impl Print<'_> {
     fn part(&mut self, position: u64, bytes: u64, part: Part<'_>) -> io::Result<()> {
         let shard_wide = matches!(
             part,
-            Part::Layout { .. } | Part::Session { .. } | Part::JournalHeader(_) | Part::Round(_) | Part::Unused
+            Part::Layout { .. }
+                | Part::Session { .. }
+                | Part::Checkpoint(_)
+                | Part::JournalHeader(_)
+                | Part::Round(_)
+                | Part::Unused
         );
         let Some(line) = self.describe(position, bytes, part) else { return Ok(()) };
         if shard_wide && self.filtered && !self.in_partition_file() {
@@ -325,6 +331,35 @@ impl Print<'_> {
                 "session",
                 format!("session {session}, settled up to {settled_session}"),
                 json!({ "session": session, "settled_session": settled_session }),
+            ),
+            Part::Checkpoint(checkpoint) => line(
+                0,
+                "checkpoint",
+                format!(
+                    "up to round {} of session {}: {}, {}",
+                    checkpoint.last_round.1,
+                    checkpoint.last_round.0,
+                    output::count(checkpoint.segments.len() as u64, "active segment"),
+                    output::count(checkpoint.held.len() as u64, "held journal file"),
+                ),
+                json!({
+                    "session": checkpoint.last_round.0,
+                    "round": checkpoint.last_round.1,
+                    "segments": checkpoint
+                        .segments
+                        .iter()
+                        .map(|(of, synced)| {
+                            json!({
+                                "topic": self.topics.name(of.topic),
+                                "partition": of.partition.0,
+                                "incarnation": synced.incarnation,
+                                "end_position": synced.position,
+                                "next_offset": synced.next_offset.0,
+                            })
+                        })
+                        .collect::<Vec<_>>(),
+                    "held": checkpoint.held.keys().collect::<Vec<_>>(),
+                }),
             ),
             Part::JournalHeader(header) => line(
                 0,
