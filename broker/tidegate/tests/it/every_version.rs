@@ -4,6 +4,7 @@
 //! `TIDEGATE_COMPARE_WITH=HOST:PORT` the same requests go to that broker too, a fresh Apache Kafka of one node with id 1, and
 //! every difference is printed: this is how the snapshot was judged.
 
+mod lives;
 mod requests;
 
 use std::{collections::BTreeMap, net::TcpStream};
@@ -73,14 +74,14 @@ impl Transcript {
     /// The life of a member, in every version of both group protocols.
     fn lives(&mut self) {
         for version in 0..=9 {
-            let mut life = requests::ClassicLife::new(version);
+            let mut life = lives::ClassicLife::new(version);
             while let Some((api, version, subject, request)) = life.next() {
                 let answer = self.ask(api, version, subject, &request);
                 life.answered(&answer);
             }
         }
         for version in 0..=1 {
-            let mut life = requests::ConsumerLife::new(version, &self.known);
+            let mut life = lives::ConsumerLife::new(version, &self.known);
             while let Some((api, version, subject, request)) = life.next() {
                 let answer = self.ask(api, version, subject, &request);
                 life.answered(&answer);
