@@ -56,6 +56,7 @@ fn started() -> Shard {
             epochs: Vec::new(),
             producers: None,
             batches: Vec::new(),
+            unsaved_bytes: 0,
             error: None,
         }));
     }

@@ -23,7 +23,7 @@ pub use plugins::PluginLog;
 pub use request::RequestId;
 pub use shard::{
     AppendBatch, CleaningStep, Effect, Effects, Input, Lookup, LookupAnswer, Observation, ReadId, ReadOutcome,
-    RecoveredPartition, Shard, ShardIdentity, ShardSettings, ShownSetting,
+    RecoveredPartition, Shard, ShardIdentity, ShardSettings, ShownSetting, SnapshotDue,
 };
 
 pub use tidegate_model::retention::Segment;

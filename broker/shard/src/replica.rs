@@ -28,6 +28,7 @@ use crate::{
     ownership,
     shard::{
         AppendBatch, CleaningStep, Effect, Effects, Lookup, LookupAnswer, ReadId, ReadOutcome, RecoveredPartition,
+        SnapshotDue,
     },
     waiting::{Part, PartId, PartWork, ProduceWaiter, Waiting},
 };
@@ -47,6 +48,8 @@ pub(crate) struct Replica {
     pub(crate) committed_bytes: u64,
     /// Batches of idempotent producers since the last snapshot.
     unsaved_producer_batches: u32,
+    /// Bytes of batches since the last snapshot: what recovery would have to read.
+    unsaved_bytes: u64,
     /// How far it is compacted, as far as this run knows.
     cleaned_to: Option<Offset>,
     /// When its segments were last looked at.
@@ -78,6 +81,8 @@ pub(crate) struct Owned {
 
 impl Replica {
     fn new(recovered: Option<RecoveredPartition>, config: Arc<TopicConfig>) -> Self {
+        let (unsaved_batches, unsaved_bytes) =
+            recovered.as_ref().map_or((0, 0), |found| (found.batches.len(), found.unsaved_bytes));
         let (model, offline) = match recovered {
             None => (Partition::recovered(Offset(0), Offset(0), Vec::new(), Producers::default()), None),
             Some(found) => {
@@ -103,7 +108,8 @@ impl Replica {
             fetch_waiters: Vec::new(),
             uncommitted: VecDeque::new(),
             committed_bytes: 0,
-            unsaved_producer_batches: 0,
+            unsaved_producer_batches: u32::try_from(unsaved_batches).unwrap_or(u32::MAX),
+            unsaved_bytes,
             cleaned_to: None,
             cleaned: Instant(0),
             offline,
@@ -259,8 +265,9 @@ impl Owned {
         if let Appended::New { base_offset, next_offset } = appended {
             replica.uncommitted.push_back((next_offset, bytes as u64));
             if item.header.producer_id.is_some() {
-                replica.unsaved_producer_batches += 1;
+                replica.unsaved_producer_batches = replica.unsaved_producer_batches.saturating_add(1);
             }
+            replica.unsaved_bytes += bytes as u64;
             let batch = AppendBatch {
                 bytes: item.bytes.clone(),
                 header: item.header,
@@ -741,14 +748,17 @@ impl Owned {
         }
     }
 
-    /// Snapshots of producers that have changed by at least `batches` since their last: the offset they are of, and their bytes.
+    /// Snapshots of producers where one is due: the offset they are of, and their bytes.
     /// Only of partitions without uncommitted batches: a snapshot must not know what recovery may not find.
-    pub(crate) fn producer_snapshots(&mut self, batches: u32) -> Vec<(TopicPartition, Offset, Bytes)> {
+    pub(crate) fn producer_snapshots(&mut self, due: SnapshotDue) -> Vec<(TopicPartition, Offset, Bytes)> {
         let mut snapshots = Vec::new();
         for (partition, replica) in &mut self.replicas {
             let settled = replica.model.durable_end_offset() == replica.model.log_end_offset();
-            if settled && replica.unsaved_producer_batches >= batches.max(1) {
+            let is_due =
+                replica.unsaved_producer_batches >= due.batches.max(1) || replica.unsaved_bytes >= due.bytes.max(1);
+            if settled && is_due && replica.offline.is_none() {
                 replica.unsaved_producer_batches = 0;
+                replica.unsaved_bytes = 0;
                 let bytes = Bytes::from(replica.model.producers().encode());
                 snapshots.push((*partition, replica.model.log_end_offset(), bytes));
             }

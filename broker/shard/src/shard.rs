@@ -114,8 +114,19 @@ pub struct RecoveredPartition {
     pub producers: Option<Bytes>,
     /// Headers of the batches after that snapshot, and the broker's clock when each was appended.
     pub batches: Vec<(BatchHeader, Timestamp)>,
+    /// Bytes of the log after that snapshot.
+    pub unsaved_bytes: u64,
     /// Damage: the partition stays offline, and says so.
     pub error: Option<String>,
+}
+
+/// When a snapshot of a partition's producers is due: as soon as either has come since the last. Recovery reads what came since.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapshotDue {
+    /// Batches of idempotent producers; at least 1.
+    pub batches: u32,
+    /// Bytes of batches, of whatever producers.
+    pub bytes: u64,
 }
 
 /// Something that happened. The shell calls [`Shard::step`] with it.
@@ -418,9 +429,9 @@ impl Shard {
         self.owned.waiting.produces()
     }
 
-    /// Snapshots of the producers of partitions where at least `batches` idempotent batches came since the last one.
-    pub fn producer_snapshots(&mut self, batches: u32) -> Vec<(TopicPartition, Offset, Bytes)> {
-        self.owned.producer_snapshots(batches)
+    /// Snapshots of the producers of partitions to which enough came since the last one.
+    pub fn producer_snapshots(&mut self, due: SnapshotDue) -> Vec<(TopicPartition, Offset, Bytes)> {
+        self.owned.producer_snapshots(due)
     }
 
     /// Forgets producers that have been idle for `producer.id.expiration.ms`.

@@ -50,6 +50,7 @@ struct World {
     inodes: BTreeMap<u64, Inode>,
     next_inode: u64,
     operations: u64,
+    bytes_read: u64,
     /// After how many operations what happens.
     fault: Option<(u64, Fault)>,
     stopped: bool,
@@ -194,6 +195,7 @@ impl SimulatedDisk {
             inodes: BTreeMap::new(),
             next_inode: 0,
             operations: 0,
+            bytes_read: 0,
             fault: None,
             stopped: false,
             failed: false,
@@ -248,6 +250,12 @@ impl SimulatedDisk {
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.world.borrow().operations
+    }
+
+    /// Bytes that were read so far, by whoever.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.world.borrow().bytes_read
     }
 
     /// Starts the machine again.
@@ -407,6 +415,7 @@ impl Disk for SimulatedDisk {
             let Some(inode) = world.inodes.get(&file.inode) else { return Ok(Bytes::new()) };
             let start = usize::try_from(position).unwrap_or(usize::MAX).min(inode.current.len());
             let end = start.saturating_add(length).min(inode.current.len());
+            world.bytes_read += (end - start) as u64;
             Ok(Bytes::copy_from_slice(&inode.current[start..end]))
         })
         .await

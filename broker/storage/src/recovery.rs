@@ -50,6 +50,8 @@ pub struct RecoveredPartition {
     /// The batches from the snapshot on (from the log's start without one) that carry a producer id, with the broker's clock when
     /// they were appended.
     pub batches_since_snapshot: Vec<(BatchHeader, Timestamp)>,
+    /// Bytes of all batches from the snapshot on: what this opening had to read, and the next one will without a newer snapshot.
+    pub bytes_since_snapshot: u64,
     /// The first offset of each leader epoch that has batches.
     pub epochs: Vec<(LeaderEpoch, Offset)>,
     /// Why the partition is offline.
@@ -193,8 +195,10 @@ impl<D: Disk> Store<D> {
             };
             let from = snapshot.as_ref().map_or(log_start_offset, |(offset, _)| (*offset).max(log_start_offset));
             let mut batches_since_snapshot = Vec::new();
+            let mut bytes_since_snapshot = 0;
             if !damaged {
                 let visit = |header: &BatchHeader, append_time| {
+                    bytes_since_snapshot += header.total_bytes() as u64;
                     if header.producer_id.is_some() {
                         batches_since_snapshot.push((*header, append_time));
                     }
@@ -215,6 +219,7 @@ impl<D: Disk> Store<D> {
                 log_end_offset: partition.durable_end,
                 snapshot,
                 batches_since_snapshot,
+                bytes_since_snapshot,
                 epochs: partition.epochs_of_log(),
                 error: partition.damage.clone(),
             });

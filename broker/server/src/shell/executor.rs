@@ -20,7 +20,7 @@ use tidegate_records::{
     time::{Instant, Now, Timestamp},
 };
 use tidegate_shard::{
-    ConnectionId, Effect, Effects, Input, Shard, ShardIdentity, ShardSettings,
+    ConnectionId, Effect, Effects, Input, Shard, ShardIdentity, ShardSettings, SnapshotDue,
     message::{Ask, Origin, Reply},
 };
 use tidegate_storage::Orphans;
@@ -39,6 +39,12 @@ use crate::{metrics::ShardMetrics, plugin_runtime};
 
 /// What storage may add to a batch, with room to spare.
 const FRAME_COST_BYTES: usize = 1024;
+
+/// How much of a shard's logs a start reads to know the producers again, in bytes, about; shared out among its partitions, but a
+/// partition with little is not worth a file's two syncs.
+const UNSAVED_BYTES_MAX: u64 = 512 << 20;
+const UNSAVED_PARTITION_BYTES_MIN: u64 = 8 << 20;
+const UNSAVED_PARTITION_BYTES_MAX: u64 = 64 << 20;
 
 /// Both clocks, the same for all shards of a process.
 #[derive(Clone, Copy, Debug)]
@@ -586,7 +592,7 @@ impl Core {
             connection.flush();
             connection.close();
         }
-        let snapshots = self.shard.borrow_mut().producer_snapshots(1);
+        let snapshots = self.shard.borrow_mut().producer_snapshots(SnapshotDue { batches: 1, bytes: 1 << 20 });
         self.log.save_snapshots(snapshots).await;
         if let Err(error) = self.log.close().await {
             tracing::error!(
@@ -718,7 +724,13 @@ async fn housekeeping_loop(core: Rc<Core>) {
         for problem in core.shard.borrow_mut().take_group_problems() {
             tracing::error!("{problem}");
         }
-        let snapshots = core.shard.borrow_mut().producer_snapshots(10_000);
+        let snapshots = {
+            let mut shard = core.shard.borrow_mut();
+            let partitions = shard.counts().1.max(1) as u64;
+            let bytes =
+                (UNSAVED_BYTES_MAX / partitions).clamp(UNSAVED_PARTITION_BYTES_MIN, UNSAVED_PARTITION_BYTES_MAX);
+            shard.producer_snapshots(SnapshotDue { batches: 10_000, bytes })
+        };
         core.log.save_snapshots(snapshots).await;
         core.log.gauge(&core.metrics);
         let in_flight = core.metrics.bytes_in_flight.value() + core.memory.reserved_bytes() as u64;

@@ -66,6 +66,7 @@ impl Log {
                     .collect(),
                 producers: found.snapshot.map(|(_, bytes)| bytes),
                 batches: found.batches_since_snapshot,
+                unsaved_bytes: found.bytes_since_snapshot,
                 error: found.error.map(|damage| damage.to_string()),
             })
             .collect();

@@ -87,6 +87,7 @@ impl Rig {
                 epochs: Vec::new(),
                 producers: None,
                 batches: Vec::new(),
+                unsaved_bytes: 0,
                 error: None,
             });
             let recovered = recovered.collect();
