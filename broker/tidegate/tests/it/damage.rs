@@ -117,7 +117,8 @@ fn a_damaged_journal_takes_offline_what_it_held() {
     assert_eq!((code, bytes), (0, BATCHES * good_batch().len()), "mended, it is whole again");
 }
 
-/// The first bytes of a journal file: nothing in it can be told, so nothing that it may have held is served as if whole.
+/// The first bytes of a journal file: where its first rounds were cannot be told, so nothing that they may have held is served as if
+/// whole. What the rounds behind them prove to be whole is.
 #[test]
 fn a_journal_without_its_header_is_not_taken_for_an_empty_one() {
     let (mut broker, _) = broker_with_records();
@@ -134,6 +135,12 @@ fn a_journal_without_its_header_is_not_taken_for_an_empty_one() {
     broker.restart();
     let mut raw = Raw::new(broker.connect());
     for topic in ["hurt", "well"] {
+        let (code, bytes) = fetch(&mut raw, topic);
+        if topic == "well" && code == 0 {
+            // On the shard of "hurt", its first batch is in the second round.
+            assert_eq!(bytes, BATCHES * good_batch().len());
+            continue;
+        }
         let (code, message) = produce(&mut raw, topic, good_batch());
         assert_eq!(code, 56, "{message}");
         assert!(message.contains("journal-") && message.contains("move it out of the data directory"), "{message}");
