@@ -46,6 +46,8 @@ pub struct Expected {
     pub epoch: i32,
     /// How often the log was cut.
     pub cuts: u64,
+    /// How many rewrites have come to their end.
+    pub rewrites: u64,
     /// What may be saved at each offset: what was acknowledged last, and what was tried since.
     pub snapshots: BTreeMap<Offset, Vec<Bytes>>,
     /// The newest snapshot that was acknowledged.

@@ -516,7 +516,11 @@ async fn read_some(world: &World, store: &Store<SimulatedDisk>, topic_partition:
     let from = Offset(start.0 + world.below((end.0 - start.0 + 1) as u64) as i64);
     let request =
         ReadRequest { from, bytes_max: world.below(40_000) as usize, up_to: end, at_least_one: world.one_in(2) };
-    let cuts = world.oracle.borrow().partitions[&topic_partition].cuts;
+    let (cuts, rewrites) = {
+        let oracle = world.oracle.borrow();
+        let expected = &oracle.partitions[&topic_partition];
+        (expected.cuts, expected.rewrites)
+    };
     let read = match store.read_tail(topic_partition, request) {
         Some(read) => Ok(read),
         None => store.read(topic_partition, request).await,
@@ -537,7 +541,8 @@ async fn read_some(world: &World, store: &Store<SimulatedDisk>, topic_partition:
         return;
     }
     let last = batches.last().map_or(from, |(_, next, _)| *next);
-    if let Err(what) = expected.check_read(from.max(expected.log_start), last, &batches, Removed::MayShow)
+    let removed = if expected.rewrites == rewrites { Removed::IsGone } else { Removed::MayShow };
+    if let Err(what) = expected.check_read(from.max(expected.log_start), last, &batches, removed)
         && expected.log_start <= from
     {
         drop(oracle);
@@ -741,6 +746,7 @@ async fn rewrite(
     };
     mark(&|batch| batch.may_be_gone = true);
     rewrite.finish().await?;
+    world.oracle.borrow_mut().partitions.get_mut(&topic_partition).expect("known").rewrites += 1;
     mark(&|batch| {
         batch.gone = true;
         batch.may_be_gone = false;

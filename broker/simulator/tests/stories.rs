@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use tidegate_records::ids::Offset;
 use tidegate_simulator::{
-    disk::Stop,
+    disk::{Fault, Stop},
     rig::{Rig, partition},
 };
-use tidegate_storage::{ChangeError, Damage, disk::DiskErrorKind, read_only::block_on, verify::Finding};
+use tidegate_storage::{AppendError, ChangeError, Damage, disk::DiskErrorKind, read_only::block_on, verify::Finding};
 
 /// A roll cuts the zeros behind the last extent off, then met a full disk. The segment went on being active, and direct writes went
 /// where the zeros had been: beyond the file's end, which the one flush of a round does not make durable.
@@ -184,4 +185,127 @@ fn recovery_reads_what_came_lately_and_not_the_whole_log() {
     let (short, long) = (bytes_read_to_open(400), bytes_read_to_open(3200));
     // The journal, the end of the last segment, and the batches since the snapshot: a part of 1.1 MB, whatever the log's 3 or 26 MB.
     assert!(short < 1_100_000 && long < 1_100_000, "{short} bytes for 400 batches, {long} for 3,200");
+}
+
+fn is_full(error: &ChangeError) -> bool {
+    matches!(error, ChangeError::Disk(error) if error.kind == DiskErrorKind::Full)
+}
+
+/// Fills the journal on a full disk: appends are refused in the end with what a client is to be told, and everything before is kept.
+/// Returns how many batches were acknowledged.
+fn fill_until_refused(rig: &mut Rig, index: i32) -> usize {
+    for written in 0..1000 {
+        match rig.append(index, 3000) {
+            Ok(()) => {
+                block_on(rig.store().commit_round()).expect("what is admitted has its place");
+                rig.apply();
+            }
+            Err(AppendError::NoSpace) => return written,
+            Err(AppendError::Backpressure) => rig.apply(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("a full disk takes everything");
+}
+
+/// Every kind of I/O meets the full disk once: the journal's growth, a new segment, extents, pre-writing, the index and the manifest
+/// of a roll, the checkpoint, a rewrite, a snapshot. Appends are refused, reads go on, and all of it works again with room.
+#[test]
+fn a_full_disk_refuses_appends_serves_reads_and_heals() {
+    // At each room that is left, something else is the first to be refused.
+    for room in (0..40).map(|blocks| blocks * 8192) {
+        let mut rig = Rig::new(3);
+        rig.segment.segment_bytes = 100_000;
+        rig.open_whole();
+        for _ in 0..40 {
+            rig.write(0, 3000);
+            rig.apply();
+        }
+        rig.make_direct(1);
+        block_on(rig.store().roll(partition(0))).expect("there is room yet");
+        rig.disk.set_bytes_max(rig.disk.allocated_bytes() + room);
+
+        let before = rig.read(0).expect("it can be read").len();
+        let taken = fill_until_refused(&mut rig, 0);
+        let refused = fill_until_refused(&mut rig, 2);
+        assert!(rig.store().figures().full, "room {room}: it is known why");
+        assert_eq!(rig.read(0).expect("reads go on").len(), before + taken, "room {room}");
+        assert_eq!(rig.read(2).expect("reads go on").len(), refused, "room {room}");
+        for done in [
+            block_on(rig.store().roll(partition(0))),
+            block_on(rig.store().save_snapshot(partition(0), Offset(1), b"producers")),
+            block_on(rig.store().set_log_start_offset(partition(1), Offset(1))),
+            compact_all(&rig, 0),
+        ] {
+            assert!(done.as_ref().err().is_none_or(is_full), "room {room}: {done:?}");
+        }
+        assert!(!rig.store().figures().failed, "room {room}: nothing is over");
+
+        rig.disk.set_bytes_max(u64::MAX);
+        rig.apply();
+        rig.write(2, 3000);
+        rig.write(0, 9000);
+        rig.apply();
+        assert!(!rig.store().figures().full, "room {room}: it has healed");
+        let whole = (rig.read(0).expect("it can be read"), rig.read(2).expect("it can be read"));
+        assert_eq!((whole.0.len(), whole.1.len()), (before + taken + 1, refused + 1), "room {room}");
+        rig.crash(Stop::PowerLoss);
+        assert_eq!(rig.verify(), [], "room {room}");
+        rig.open_whole();
+        assert_eq!((rig.read(0).expect("whole"), rig.read(2).expect("whole")), whole, "room {room}");
+    }
+}
+
+/// Rewrites the sealed segments of a partition, keeping everything.
+fn compact_all(rig: &Rig, index: i32) -> Result<(), ChangeError> {
+    let (store, whose) = (rig.store(), partition(index));
+    let segments = store.segments(whose);
+    let mut sealed = segments.iter().filter(|segment| segment.sealed);
+    let Some(first) = sealed.next() else { return Ok(()) };
+    let end = sealed.next_back().unwrap_or(first).next_offset;
+    let stored = block_on(store.read_stored(whose, first.base_offset, end, usize::MAX)).expect("it can be read");
+    let mut rewrite = block_on(store.begin_rewrite(whose, first.base_offset, end))?;
+    for batch in stored {
+        block_on(rewrite.push(batch.bytes, batch.append_time))?;
+    }
+    block_on(rewrite.finish())
+}
+
+/// A write or flush that fails, wherever it does: from then on nothing is acknowledged, and what was acknowledged is there afterwards.
+#[test]
+fn after_a_failed_write_or_flush_nothing_is_acknowledged() {
+    for after in 1..90 {
+        let mut rig = Rig::new(2);
+        rig.segment.segment_bytes = 60_000;
+        rig.open_whole();
+        rig.write(0, 3000);
+        rig.disk.plan_fault(Some((after, Fault::Error)));
+        let mut acknowledged = 1;
+        for _ in 0..200 {
+            if rig.append(0, 3000).is_err() {
+                break;
+            }
+            let round = block_on(rig.store().commit_round());
+            if rig.disk.has_failed() && round.is_err() {
+                break;
+            }
+            assert!(round.is_ok(), "fault {after}: only a failed disk fails a round");
+            assert!(
+                rig.store().offsets(partition(0)).is_some_and(|offsets| offsets.log_end_offset.0 == acknowledged + 1)
+            );
+            acknowledged += 1;
+            rig.apply();
+        }
+        assert!(rig.disk.has_failed(), "fault {after} came");
+        assert!(rig.store().figures().failed, "fault {after}: it is known");
+        for index in 0..2 {
+            assert!(matches!(rig.append(index, 10), Err(AppendError::Failed(_))), "fault {after}");
+        }
+        assert!(block_on(rig.store().commit_round()).is_err(), "fault {after}: nothing is tried over it");
+        assert!(rig.read(0).is_ok_and(|batches| batches.len() as i64 >= acknowledged), "fault {after}: reads go on");
+        rig.crash(Stop::PowerLoss);
+        assert_eq!(rig.verify(), [], "fault {after}");
+        rig.open_whole();
+        assert!(rig.read(0).expect("it can be read").len() as i64 >= acknowledged, "fault {after}");
+    }
 }

@@ -10,6 +10,8 @@ mod change;
 mod commit;
 pub mod disk;
 mod error;
+#[cfg(test)]
+mod format_tests;
 mod gate;
 pub mod journal;
 mod lookup;

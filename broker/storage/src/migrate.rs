@@ -87,11 +87,15 @@ async fn drain<D: Disk>(
 }
 
 async fn write<D: Disk>(disk: &D, shards: u16) -> Result<(), DiskError> {
-    let mut bytes = Vec::new();
+    disk.replace(&layout_path(), &encode(shards)).await
+}
+
+pub(crate) fn encode(shards: u16) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(14);
     bytes.put_slice(&MAGIC);
     bytes.put_u16_le(shards);
     bytes.put_u32_le(crc32c::crc32c(&bytes));
-    disk.replace(&layout_path(), &bytes).await
+    bytes
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Option<u16> {

@@ -251,12 +251,16 @@ pub(crate) fn session_path(shard: u16) -> PathBuf {
 }
 
 pub(crate) async fn write_session<D: Disk>(disk: &D, shard: u16, session: u64, settled: u64) -> Result<(), DiskError> {
-    let mut bytes = Vec::new();
+    disk.replace(&session_path(shard), &encode_session(session, settled)).await
+}
+
+pub(crate) fn encode_session(session: u64, settled: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(28);
     bytes.put_slice(&SESSION_MAGIC);
     bytes.put_u64_le(session);
     bytes.put_u64_le(settled);
     bytes.put_u32_le(crc32c::crc32c(&bytes));
-    disk.replace(&session_path(shard), &bytes).await
+    bytes
 }
 
 /// The session, and the one up to which extents are settled.
