@@ -17,6 +17,19 @@ const COMPONENT_BYTES_MAX: usize = 256 << 20;
 /// Compiles and loads components.
 pub struct WasmHost {
     engine: Engine,
+    /// What an instance may use, here where a configuration is tried as on the shards.
+    limits: Limits,
+}
+
+/// The limits of `plugin.memory.max.bytes` and `plugin.deadline.ms`.
+pub(crate) fn limits(memory_bytes_max: u64, deadline: Duration) -> Limits {
+    // One more, since the first tick may come at once: a call is never cut short.
+    let ticks = deadline.as_millis().div_ceil(TICK.as_millis()) + 1;
+    Limits {
+        memory_bytes_max: usize::try_from(memory_bytes_max).unwrap_or(usize::MAX),
+        call_ticks_max: u64::try_from(ticks).unwrap_or(u64::MAX),
+        ..Limits::default()
+    }
 }
 
 impl WasmHost {
@@ -24,8 +37,10 @@ impl WasmHost {
     ///
     /// # Errors
     /// The machine cannot run compiled Wasm, or no thread could be made; the text says which.
-    pub fn start() -> Result<Self, String> {
-        let engine = Engine::new(&EngineConfig::default()).map_err(|error| error.to_string())?;
+    pub fn start(limits: Limits) -> Result<Self, String> {
+        let config = EngineConfig::default();
+        let memory_bytes_max = config.memory_bytes_max.max(limits.memory_bytes_max);
+        let engine = Engine::new(&EngineConfig { memory_bytes_max, ..config }).map_err(|error| error.to_string())?;
         if !engine.is_pooled() {
             tracing::info!(
                 "plugin instances are made on demand: the address space for a pool of them is not to be had"
@@ -36,11 +51,14 @@ impl WasmHost {
             .name("plugin-clock".into())
             .spawn(move || ticking.tick_forever(TICK, IDLE))
             .map_err(|error| error.to_string())?;
-        Ok(Self { engine })
+        Ok(Self { engine, limits })
     }
 }
 
-struct Loaded(Compiled);
+struct Loaded {
+    code: Compiled,
+    limits: Limits,
+}
 
 impl PluginHost for WasmHost {
     fn compatibility(&self) -> String {
@@ -51,7 +69,7 @@ impl PluginHost for WasmHost {
         let component = component::inspect(&Bytes::copy_from_slice(bytes), COMPONENT_BYTES_MAX)
             .map_err(|error| error.to_string())?;
         let compiled = compile::compile(&self.engine, &component).map_err(|error| error.to_string())?;
-        Ok(Arc::new(Loaded(compiled)))
+        Ok(Arc::new(Loaded { code: compiled, limits: self.limits.clone() }))
     }
 
     fn load(&self, image: &[u8]) -> Result<Arc<dyn CompiledPlugin>, String> {
@@ -59,25 +77,25 @@ impl PluginHost for WasmHost {
         // SAFETY: the image comes from the data directory, which this broker alone writes to and holds locked.
         #[allow(unsafe_code, reason = "machine code can only be trusted; it is this broker's own")]
         let compiled = unsafe { compile::from_cache(&self.engine, component, kept) };
-        Ok(Arc::new(Loaded(compiled.map_err(|error| error.to_string())?)))
+        let code = compiled.map_err(|error| error.to_string())?;
+        Ok(Arc::new(Loaded { code, limits: self.limits.clone() }))
     }
 }
 
 impl CompiledPlugin for Loaded {
     fn world(&self) -> &str {
-        self.0.world().name()
+        self.code.world().name()
     }
 
     fn image(&self) -> Result<Vec<u8>, String> {
-        let kept = self.0.to_cache().map_err(|error| error.to_string())?;
-        Ok([self.0.sha256().as_slice(), &kept].concat())
+        let kept = self.code.to_cache().map_err(|error| error.to_string())?;
+        Ok([self.code.sha256().as_slice(), &kept].concat())
     }
 
     fn trial(&self, config: &str) -> Result<(), String> {
-        let limits = Limits::default();
-        match self.0.world() {
-            World::Router => Router::open(&self.0, config, &limits).map(drop),
-            World::Partitioner => Partitioner::open(&self.0, config, &limits).map(drop),
+        match self.code.world() {
+            World::Router => Router::open(&self.code, config, &self.limits).map(drop),
+            World::Partitioner => Partitioner::open(&self.code, config, &self.limits).map(drop),
         }
         .map_err(|error| error.to_string())
     }
@@ -86,5 +104,5 @@ impl CompiledPlugin for Loaded {
 /// The code of a plugin that [`WasmHost`] has loaded.
 pub(crate) fn compiled(plugin: &Arc<dyn CompiledPlugin>) -> Option<Compiled> {
     let plugin: &dyn Any = plugin.as_ref();
-    plugin.downcast_ref::<Loaded>().map(|loaded| loaded.0.clone())
+    plugin.downcast_ref::<Loaded>().map(|loaded| loaded.code.clone())
 }

@@ -24,6 +24,7 @@ use tidegate_model::{
     group::GroupConfig,
     metadata::{Broker, MetadataImage},
 };
+use tidegate_plugin_host::Limits;
 use tidegate_records::ids::{BrokerId, ShardId};
 use tidegate_shard::{ShardIdentity, ShardSettings, ShownSetting};
 use tidegate_storage::StoreOptions;
@@ -42,13 +43,14 @@ use crate::{
     data_directory::{DataDirectory, DataDirectoryError},
     logging::{self, LoggingError},
     metrics::ShardMetrics,
-    plugin_runtime::WasmHost,
+    plugin_runtime::{self, WasmHost},
     shell::{
         acceptor::Acceptor,
         disk::DiskOptions,
         executor::{self, Clock, ConnectionLimits, Propose, ShardReady, ShardSetup},
         log::LogOptions,
         mailbox::{Letter, Mailboxes},
+        pulse::Pulse,
         reporting::Report,
         startup_check::{self, Needs, StartupError, StartupReport},
     },
@@ -137,7 +139,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
             upload_bytes_max: config.plugin_upload_bytes_max,
         },
         page: MetricsPage::new(metrics.clone()),
-        plugin_host: Arc::new(WasmHost::start().map_err(|reason| ServeError::Plugins { reason })?),
+        plugin_host: Arc::new(WasmHost::start(plugin_limits(config)).map_err(|reason| ServeError::Plugins { reason })?),
         fatal: {
             let fatal = fatal.clone();
             // The receiver lives as long as the process.
@@ -271,6 +273,8 @@ fn start_shards(
     let report_to: Report = Arc::new(move |found| reports.report(found));
     let propose: Propose = Arc::new(move |change, answer| handle.propose(change, answer));
     let fatal: Arc<dyn Fn(String) + Send + Sync> = Arc::new(move |reason| drop(fatal.send(reason)));
+    let pulse = Pulse::start()
+        .map_err(|source| ServeError::System { what: "the thread that wakes shards cannot be started", source })?;
     let (ready, readies) = mpsc::channel::<(u16, Result<ShardReady, String>)>();
     let mut running = Shards { mailboxes, open_connections: Arc::default(), threads: Vec::new() };
     for ((shard, mailbox), metrics) in (0..shards).zip(own_mailboxes).zip(metrics) {
@@ -288,6 +292,7 @@ fn start_shards(
             metrics,
             open_connections: Arc::clone(&running.open_connections),
             propose: Arc::clone(&propose),
+            pulse: pulse.clone(),
             report: Arc::clone(&report_to),
             cpu: cpus[usize::from(shard) % cpus.len()],
             ready: Box::new(move |result| drop(ready.send((shard, result)))),
@@ -317,6 +322,11 @@ fn start_shards(
         }
     }
     tracing::info!(partitions, "recovered");
+    // Before any connection: a routed topic without its plugin would refuse what is sent to it.
+    for shard in 0..shards {
+        let plugins = control.plugins.iter().cloned().map(Letter::Plugin).collect();
+        running.mailboxes.send(ShardId(shard), plugins);
+    }
     let sinks = (0..shards).map(|shard| -> EventSink {
         let mailboxes = running.mailboxes.clone();
         Box::new(move |event| {
@@ -382,10 +392,15 @@ fn shard_settings(config: &Config, directory: &DataDirectory) -> ShardSettings {
         cleaning_interval_ms: config.retention_check_interval_ms,
         producer_id_expiration_ms: config.producer_id_expiration_ms,
         groups: group_config(config),
+        plugin_limits: plugin_limits(config),
         data_directory: directory.path().display().to_string(),
         shown: shown_settings(config),
         ..ShardSettings::default()
     }
+}
+
+fn plugin_limits(config: &Config) -> Limits {
+    plugin_runtime::limits(config.plugin_memory_bytes_max, Duration::from_millis(config.plugin_deadline_ms.into()))
 }
 
 /// Kafka's word for what a setting takes (KIP-569).

@@ -60,6 +60,20 @@ impl PartitionError {
         }
     }
 
+    /// Whether the same batch may be taken when it is sent again: every client tries.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Append(error) => matches!(error, AppendError::NotEnoughReplicas { .. }),
+            Self::Invalid { code, .. } | Self::Other { code, .. } => *code == ResponseError::RequestTimedOut.code(),
+            Self::UnknownTopicOrPartition | Self::NotLeader | Self::Storage(_) | Self::TimedOut => true,
+            Self::UnknownTopicId
+            | Self::FencedLeaderEpoch { .. }
+            | Self::UnknownLeaderEpoch { .. }
+            | Self::OffsetOutOfRange { .. } => false,
+        }
+    }
+
     /// The errors of single records, where there are some (KIP-467).
     #[must_use]
     pub fn record_errors(&self) -> &[(i32, String)] {

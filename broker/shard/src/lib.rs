@@ -13,6 +13,7 @@ mod groups;
 pub mod message;
 pub mod ownership;
 mod plugins;
+mod refused;
 mod replica;
 mod request;
 mod shard;

@@ -2,8 +2,14 @@
 //!
 //! A topic with a router or a partitioner is a *routed topic*. Its plugin runs here, on the shard that received the batch, before
 //! anything is appended. The parts carry a producer id derived from the client's and from where it sent the batch, with the batch's own
-//! base sequence: a retry is split the same way, so every destination recognises it (see `model::partition::producers`). What a plugin
-//! sees is a function of the batch: its clock is the append time, its randomness is seeded from topic, partition and sequence.
+//! base sequence: a retry is split the same way, so every destination recognises it (see `model::partition::producers`). For that a plugin
+//! sees nothing that is not the same for a retry: its clock is the batch's newest timestamp as the producer sent it (the append time
+//! is another one for each try, and the first try's may be lost with the answer), its randomness is seeded from topic, partition and
+//! sequence. A destination gets one part of a batch, however many of the router's answers lead to it: two parts with one
+//! sequence would be taken for a batch and its retry.
+//!
+//! Order: parts go to their owners in the order of the batches. A batch that was refused for a passing reason, here or by an owner, holds back
+//! those behind it until it comes again (`refused.rs`).
 //!
 //! An instance belongs to one attachment of one topic on this shard. One that has trapped is replaced with the next batch; a new
 //! version of its plugin, or another configuration, takes over between two batches.
@@ -12,22 +18,28 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
-use tidegate_model::{metadata::Topic, partition::producers::derived_producer_id, topic_config::Attachment};
+use tidegate_model::{
+    metadata::{MetadataImage, Topic},
+    partition::{AppendError, producers::derived_producer_id},
+    topic_config::Attachment,
+};
 use tidegate_plugin_host::{
-    CallError, Compiled, Context, Limits, LogLine, OpenError, Partitioner, Rejection, Router, TopicInfo,
+    CallError, Compiled, Context, Limits, LogLine, OpenError, Partitioner, Rejection, Router, TopicInfo, Trap, TrapKind,
 };
 use tidegate_records::{
-    batch::{BatchHeader, HeaderError},
+    batch::{BatchHeader, Compression, HEADER_BYTES, HeaderError},
     build::Producer,
-    columns::columns,
-    compress::CompressionError,
+    columns::{Columns, Wanted, columns},
+    compress::{CompressionError, decompress},
     ids::{PartitionIndex, TopicId, TopicPartition},
-    split::{Assignment, split, with_producer},
+    split::{Assignment, split},
     time::{Now, Timestamp},
-    validate::{Rules, ValidateError, Validated, validate},
+    validate::{Rules, ValidateError, validate},
 };
 
-use crate::{api::refuse_derived, error::PartitionError, message::ProduceItem, request::Request, shard::Shard};
+use crate::{
+    api::refuse_derived, error::PartitionError, message::ProduceItem, refused::Refused, request::Request, shard::Shard,
+};
 
 /// Destinations of one batch at most: a plugin's answer must not become a flood.
 const DESTINATIONS_MAX: usize = 10_000;
@@ -39,6 +51,8 @@ pub(crate) struct Plugins {
     routers: BTreeMap<TopicId, Attached<Router>>,
     partitioners: BTreeMap<TopicId, Attached<Partitioner>>,
     log: Vec<PluginLog>,
+    /// Batches that a plugin did not want to route now.
+    refused: Refused,
 }
 
 struct Deployed {
@@ -120,6 +134,7 @@ fn instance<'a, I: Instance>(
     instances: &'a mut BTreeMap<TopicId, Attached<I>>,
     topic: TopicId,
     attachment: &Attachment,
+    limits: &Limits,
 ) -> Result<&'a mut Attached<I>, PartitionError> {
     let plugin = deployed.get(&attachment.plugin).ok_or_else(|| {
         policy(format!("plugin '{}' is not loaded; deploy it again (tidegate plugin deploy)", attachment.plugin))
@@ -128,7 +143,7 @@ fn instance<'a, I: Instance>(
         attached.version == plugin.version && attached.attachment == *attachment && !attached.instance.is_dead()
     });
     if !current {
-        let opened = I::open(&plugin.compiled, &attachment.config, &Limits::default());
+        let opened = I::open(&plugin.compiled, &attachment.config, limits);
         let instance = opened.map_err(|error| policy(format!("plugin '{}': {error}", attachment.plugin)))?;
         let attached = Attached { attachment: attachment.clone(), version: plugin.version, instance };
         instances.insert(topic, attached);
@@ -143,8 +158,10 @@ fn policy(message: String) -> PartitionError {
 fn call_error(plugin: &str, error: CallError) -> PartitionError {
     let message = format!("plugin '{plugin}': {error}");
     match error {
-        // Retriable for every client: the batch is as it was.
-        CallError::Retry { .. } => PartitionError::Other { code: ResponseError::RequestTimedOut.code(), message },
+        // Retriable for every client: the batch is as it was. A deadline counts time on the wall, so it can be the machine's doing.
+        CallError::Retry { .. } | CallError::Trap(Trap { kind: TrapKind::Deadline, .. }) => {
+            PartitionError::Other { code: ResponseError::RequestTimedOut.code(), message }
+        }
         CallError::Refused { .. } => {
             PartitionError::Invalid { code: ResponseError::InvalidRecord.code(), message, records: Vec::new() }
         }
@@ -163,13 +180,66 @@ fn rejected(plugin: &str, rejections: Vec<Rejection>) -> Result<(), PartitionErr
 }
 
 /// A batch on its way, decompressed once for all who ask for its records.
+#[derive(Clone)]
 struct Batch<'a> {
     bytes: Bytes,
     header: BatchHeader,
     records: Bytes,
+    /// The largest timestamp that the producer gave, before the topic stamped its own.
+    newest: Timestamp,
     sent_to: TopicPartition,
-    now: Timestamp,
     client_id: Option<&'a str>,
+}
+
+/// Where records go: a topic, and a partition unless that is for the topic's partitioner to say.
+type Target = (Arc<Topic>, Option<PartitionIndex>);
+
+/// The targets of a batch, each once, and for each record which of them it goes to, each once.
+#[derive(Default)]
+struct Targets {
+    targets: Vec<Target>,
+    numbers: BTreeMap<(TopicId, Option<PartitionIndex>), u32>,
+    ends: Vec<u32>,
+    /// By record: up to its end, numbers of targets.
+    flat: Vec<u32>,
+}
+
+impl Targets {
+    fn number(&mut self, topic: &Arc<Topic>, partition: Option<PartitionIndex>) -> Result<u32, PartitionError> {
+        if let Some(number) = self.numbers.get(&(topic.id, partition)) {
+            return Ok(*number);
+        }
+        if self.targets.len() == DESTINATIONS_MAX {
+            return Err(policy(format!("one batch goes to more than {DESTINATIONS_MAX} destinations")));
+        }
+        let number = self.targets.len() as u32;
+        self.targets.push((Arc::clone(topic), partition));
+        self.numbers.insert((topic.id, partition), number);
+        Ok(number)
+    }
+
+    /// Adds a target to the record that is being looked at.
+    fn push(&mut self, number: u32) {
+        let start = self.ends.last().copied().unwrap_or(0) as usize;
+        if !self.flat[start..].contains(&number) {
+            self.flat.push(number);
+        }
+    }
+
+    fn end_record(&mut self) {
+        self.ends.push(self.flat.len() as u32);
+    }
+
+    fn of_record(&self, record: usize) -> &[u32] {
+        let start = if record == 0 { 0 } else { self.ends[record - 1] as usize };
+        &self.flat[start..self.ends[record] as usize]
+    }
+
+    fn split(&self, batch: &Batch<'_>) -> Result<Vec<Option<(Bytes, BatchHeader)>>, PartitionError> {
+        let assignment = Assignment::Many { ends: &self.ends, destinations: &self.flat };
+        split(&batch.bytes, &batch.header, &batch.records, assignment, self.targets.len(), batch.producer())
+            .map_err(|error| policy(format!("the batch cannot be split: {error}")))
+    }
 }
 
 impl Batch<'_> {
@@ -199,7 +269,14 @@ impl Batch<'_> {
 
     fn contexts(&self) -> [Context<'_>; 1] {
         let end = u32::try_from(self.header.records_count).unwrap_or(0);
-        [Context { end, now: self.now, seed: self.seed(), principal: None, client_id: self.client_id }]
+        [Context { end, now: self.newest, seed: self.seed(), principal: None, client_id: self.client_id }]
+    }
+
+    /// The columns that a plugin wants, with the timestamps that the producer gave.
+    fn columns(&self, wanted: &Wanted) -> Result<Columns, PartitionError> {
+        let attributes = self.header.attributes.without_log_marks();
+        let sent = BatchHeader { attributes, max_timestamp: self.newest, ..self.header };
+        Ok(columns(&sent, &self.records, wanted).map_err(ValidateError::from)?)
     }
 }
 
@@ -230,228 +307,210 @@ impl Shard {
             compression: config.compression,
             compression_level: config.compression_level(),
         };
-        let batch = validate(records.unwrap_or_default(), &rules)?;
+        let records = records.unwrap_or_default();
+        let is_routed = config.router.is_some() || config.partitioner.is_some();
+        // Before the topic stamps its own. What cannot be parsed is not valid either.
+        let newest = is_routed.then(|| BatchHeader::parse(&records).ok().map(|header| header.max_timestamp)).flatten();
+        let batch = validate(records, &rules)?;
         refuse_derived(batch.header().producer_id)?;
         if batch.header().attributes.is_transactional() {
             let message = "transactions are not implemented; produce without transactional.id".to_owned();
             return Err(PartitionError::Other { code: ResponseError::InvalidTxnState.code(), message });
         }
-        if config.router.is_none() && config.partitioner.is_none() {
+        if !is_routed {
             let header = *batch.header();
             return Ok(vec![ProduceItem { index, partition: sent_to, bytes: batch.bytes().clone(), header }]);
         }
-        self.route(now, request, topic, sent_to, &batch, index)
-    }
-
-    fn route(
-        &mut self,
-        now: Now,
-        request: &Request,
-        topic: &Arc<Topic>,
-        sent_to: TopicPartition,
-        validated: &Validated,
-        index: u32,
-    ) -> Result<Vec<ProduceItem>, PartitionError> {
         let batch = Batch {
-            bytes: validated.bytes().clone(),
-            header: *validated.header(),
-            records: validated.records().clone(),
+            bytes: batch.bytes().clone(),
+            header: *batch.header(),
+            records: batch.records().clone(),
+            newest: newest.unwrap_or(batch.header().max_timestamp),
             sent_to,
-            now: now.wall,
             client_id: request.client_id.as_deref(),
         };
-        let mut items = Vec::new();
-        let mut push = |parts: Vec<(TopicPartition, Bytes, BatchHeader)>| {
-            items.extend(parts.into_iter().map(|(partition, bytes, header)| ProduceItem {
-                index,
-                partition,
-                bytes,
-                header,
-            }));
-        };
-        match &topic.config.router {
-            None => push(self.place(topic, &batch, sent_to.partition)?),
-            Some(attachment) => {
-                for (destination, wish, bytes, header) in self.ask_router(topic, attachment, &batch)? {
-                    match wish {
-                        Some(partition) => push(vec![(TopicPartition::new(destination.id, partition), bytes, header)]),
-                        None => {
-                            let limit = topic.config.max_decompressed_message_bytes;
-                            let codec = header.attributes.compression();
-                            let body = bytes.slice(tidegate_records::batch::HEADER_BYTES..);
-                            let records = match codec {
-                                Some(codec) => tidegate_records::compress::decompress(codec, &body, limit),
-                                None => Ok(body),
-                            };
-                            let records = records.map_err(ValidateError::from)?;
-                            let part = Batch { bytes, header, records, ..batch_like(&batch) };
-                            push(self.place(&destination, &part, sent_to.partition)?);
-                        }
-                    }
-                }
-            }
+        let Some(producer) = batch.producer() else { return self.route(topic, &batch, index) };
+        let derived = BatchHeader { producer_id: producer.id, ..batch.header };
+        self.plugins.refused.check(&derived).map_err(AppendError::from)?;
+        let routed = self.route(topic, &batch, index);
+        match &routed {
+            Ok(_) => self.plugins.refused.taken(&derived),
+            Err(error) if error.is_passing() => self.plugins.refused.refused(&derived),
+            Err(_) => {}
         }
-        Ok(items)
+        routed
     }
 
-    /// Parts of a batch by topic, with the partition that the router wished for.
-    #[allow(clippy::type_complexity, reason = "the parts are taken apart where they are made")]
+    /// The parts of a batch: what its topic's router says, then the partitioners of the topics that it names.
+    fn route(&mut self, topic: &Arc<Topic>, batch: &Batch<'_>, index: u32) -> Result<Vec<ProduceItem>, PartitionError> {
+        let mut targets = match &topic.config.router {
+            Some(attachment) => self.ask_router(topic, attachment, batch)?,
+            None => {
+                let mut targets = Targets::default();
+                let number = targets.number(topic, None)?;
+                for _ in 0..batch.header.records_count {
+                    targets.push(number);
+                    targets.end_record();
+                }
+                targets
+            }
+        };
+        if targets.targets.iter().any(|(_, partition)| partition.is_none()) {
+            targets = self.ask_partitioners(targets, batch)?;
+        }
+        let parts = targets.split(batch)?;
+        let items = targets.targets.iter().zip(parts).filter_map(|((topic, partition), part)| {
+            let (bytes, header) = part?;
+            let partition = TopicPartition::new(topic.id, partition.expect("partitioners have been asked"));
+            Some(ProduceItem { index, partition, bytes, header })
+        });
+        Ok(items.collect())
+    }
+
+    /// Where the router wants the records of a batch. A topic without a partitioner keeps the partition that the client chose, folded
+    /// into what it has: records that were in order stay in order.
     fn ask_router(
         &mut self,
         topic: &Arc<Topic>,
         attachment: &Attachment,
         batch: &Batch<'_>,
-    ) -> Result<Vec<(Arc<Topic>, Option<PartitionIndex>, Bytes, BatchHeader)>, PartitionError> {
+    ) -> Result<Targets, PartitionError> {
         let plugins = &mut self.plugins;
-        let attached = instance(&plugins.deployed, &mut plugins.routers, topic.id, attachment)?;
-        let wanted = attached.instance.needs().columns.clone();
-        let columns = columns(&batch.header, &batch.records, &wanted).map_err(ValidateError::from)?;
+        let limits = &self.settings.plugin_limits;
+        let attached = instance(&plugins.deployed, &mut plugins.routers, topic.id, attachment, limits)?;
+        let columns = batch.columns(&attached.instance.needs().columns)?;
         let info = TopicInfo { name: &topic.name, partitions: topic.partitions.unsigned_abs() };
         let asked = attached.instance.route(&info, &columns, &batch.contexts());
-        let lines = attached.instance.lines();
-        if !lines.is_empty() {
-            plugins.log.push(PluginLog {
-                plugin: attachment.plugin.clone(),
-                version: attached.version,
-                topic: topic.name.clone(),
-                lines,
-            });
-        }
+        take_lines(&mut plugins.log, attached, attachment, topic);
         let answer = asked.map_err(|error| call_error(&attachment.plugin, error))?;
         rejected(&attachment.plugin, answer.rejected)?;
 
-        // Destinations are numbered in the order in which they first occur; a record names each at most once.
+        // What the router says of one destination is looked up once for each batch.
         let mut numbers: BTreeMap<(u32, Option<u32>), u32> = BTreeMap::new();
-        let mut destinations: Vec<(Arc<Topic>, Option<PartitionIndex>)> = Vec::new();
-        let mut ends = Vec::new();
-        let mut flat: Vec<u32> = Vec::new();
-        let stores = topic.config.router_store;
+        let mut targets = Targets::default();
+        let itself = topic.config.router_store.then_some((0, None));
         for record in 0..columns.count as usize {
-            let start = flat.len();
-            let itself = stores.then_some((0, None));
             let routed = answer.routes.of_record(record).map(|to| (to.topic, to.partition));
             for (number, wish) in itself.into_iter().chain(routed) {
-                let known = numbers.get(&(number, wish)).copied();
-                let place = match known {
-                    Some(place) => place,
+                let target = match numbers.get(&(number, wish)) {
+                    Some(target) => *target,
                     None => {
-                        let found = match attached.instance.topic_name(number) {
-                            None => Arc::clone(topic),
-                            Some(name) => Arc::clone(self.image.topic(name).ok_or_else(|| {
-                                policy(format!(
-                                    "plugin '{}' routes to topic '{name}', which does not exist: create it",
-                                    attachment.plugin
-                                ))
-                            })?),
-                        };
-                        if found.is_internal() {
-                            return Err(policy(format!(
-                                "plugin '{}' routes to '{}', which is the broker's own",
-                                attachment.plugin, found.name
-                            )));
-                        }
-                        let wish = match wish {
-                            None => None,
-                            Some(partition) => {
-                                let index = i32::try_from(partition).unwrap_or(-1);
-                                if !found.has_partition(PartitionIndex(index)) {
-                                    return Err(policy(format!(
-                                        "plugin '{}' routes to partition {partition} of '{}', which has {}",
-                                        attachment.plugin, found.name, found.partitions
-                                    )));
-                                }
-                                Some(PartitionIndex(index))
-                            }
-                        };
-                        if destinations.len() == DESTINATIONS_MAX {
-                            return Err(policy(format!(
-                                "plugin '{}' routes one batch to more than {DESTINATIONS_MAX} destinations",
-                                attachment.plugin
-                            )));
-                        }
-                        destinations.push((found, wish));
-                        numbers.insert(
-                            (number, wish.map(|partition| partition.0.unsigned_abs())),
-                            destinations.len() as u32 - 1,
-                        );
-                        destinations.len() as u32 - 1
+                        let name = attached.instance.topic_name(number);
+                        let (found, partition) =
+                            destination(&self.image, topic, name, wish, batch.sent_to.partition, &attachment.plugin)?;
+                        let target = targets.number(&found, partition)?;
+                        numbers.insert((number, wish), target);
+                        target
                     }
                 };
-                if !flat[start..].contains(&place) {
-                    flat.push(place);
-                }
+                targets.push(target);
             }
-            ends.push(flat.len() as u32);
+            targets.end_record();
         }
-        let assignment = Assignment::Many { ends: &ends, destinations: &flat };
-        let parts =
-            split(&batch.bytes, &batch.header, &batch.records, assignment, destinations.len(), batch.producer())
-                .map_err(|error| policy(format!("plugin '{}': {error}", attachment.plugin)))?;
-        let placed = destinations.into_iter().zip(parts).filter_map(|((topic, wish), part)| {
-            let (bytes, header) = part?;
-            Some((topic, wish, bytes, header))
-        });
-        Ok(placed.collect())
+        Ok(targets)
     }
 
-    /// The partitions of a batch that goes to `topic`: its partitioner decides, else the partition that the client chose, folded into
-    /// what the topic has: records that were in order stay in order.
-    fn place(
+    /// The same with a partition for every target: partitioners are asked about the records that go to their topics.
+    fn ask_partitioners(&mut self, asked: Targets, batch: &Batch<'_>) -> Result<Targets, PartitionError> {
+        let parts = asked.split(batch)?;
+        let mut answers: Vec<Option<std::vec::IntoIter<u32>>> = Vec::with_capacity(parts.len());
+        for ((topic, partition), part) in asked.targets.iter().zip(parts) {
+            let (None, Some(attachment), Some((bytes, header))) = (partition, &topic.config.partitioner, part) else {
+                answers.push(None);
+                continue;
+            };
+            let part = if header.records_count == batch.header.records_count {
+                batch.clone()
+            } else {
+                let codec = header.attributes.compression().unwrap_or(Compression::None);
+                let limit = topic.config.max_decompressed_message_bytes.max(batch.records.len());
+                let records = decompress(codec, &bytes.slice(HEADER_BYTES..), limit).map_err(ValidateError::from)?;
+                Batch { records, header, bytes, ..batch.clone() }
+            };
+            answers.push(Some(self.ask_partitioner(topic, attachment, &part)?.into_iter()));
+        }
+        let mut targets = Targets::default();
+        for record in 0..asked.ends.len() {
+            for number in asked.of_record(record) {
+                let (topic, mut partition) = asked.targets[*number as usize].clone();
+                if let Some(answer) = &mut answers[*number as usize] {
+                    let chosen = answer.next().expect("an answer for each record, which the host has checked");
+                    partition = Some(PartitionIndex(i32::try_from(chosen).unwrap_or(i32::MAX)));
+                }
+                let number = targets.number(&topic, partition)?;
+                targets.push(number);
+            }
+            targets.end_record();
+        }
+        Ok(targets)
+    }
+
+    /// A partition for each record of a batch that goes to `topic`.
+    fn ask_partitioner(
         &mut self,
         topic: &Arc<Topic>,
+        attachment: &Attachment,
         batch: &Batch<'_>,
-        chosen: PartitionIndex,
-    ) -> Result<Vec<(TopicPartition, Bytes, BatchHeader)>, PartitionError> {
-        let producer = if batch.header.producer_id.0 >= tidegate_model::partition::producers::DERIVED_PRODUCER_IDS_START
-        {
-            None
-        } else {
-            batch.producer()
-        };
-        let Some(attachment) = &topic.config.partitioner else {
-            let partition = TopicPartition::new(topic.id, PartitionIndex(chosen.0 % topic.partitions));
-            let (bytes, header) = with_producer(&batch.bytes, &batch.header, producer);
-            return Ok(vec![(partition, bytes, header)]);
-        };
+    ) -> Result<Vec<u32>, PartitionError> {
         let plugins = &mut self.plugins;
-        let attached = instance(&plugins.deployed, &mut plugins.partitioners, topic.id, attachment)?;
-        let wanted = attached.instance.needs().columns.clone();
-        let columns = columns(&batch.header, &batch.records, &wanted).map_err(ValidateError::from)?;
+        let limits = &self.settings.plugin_limits;
+        let attached = instance(&plugins.deployed, &mut plugins.partitioners, topic.id, attachment, limits)?;
+        let columns = batch.columns(&attached.instance.needs().columns)?;
         let info = TopicInfo { name: &topic.name, partitions: topic.partitions.unsigned_abs() };
         let asked = attached.instance.partition(&info, &columns, &batch.contexts());
-        let lines = attached.instance.lines();
-        if !lines.is_empty() {
-            plugins.log.push(PluginLog {
-                plugin: attachment.plugin.clone(),
-                version: attached.version,
-                topic: topic.name.clone(),
-                lines,
-            });
-        }
+        take_lines(&mut plugins.log, attached, attachment, topic);
         let placement = asked.map_err(|error| call_error(&attachment.plugin, error))?;
         rejected(&attachment.plugin, placement.rejected)?;
-        let count = usize::try_from(topic.partitions).unwrap_or(0);
-        let assignment = Assignment::Single(&placement.partitions);
-        let parts = split(&batch.bytes, &batch.header, &batch.records, assignment, count, producer)
-            .map_err(|error| policy(format!("plugin '{}': {error}", attachment.plugin)))?;
-        let placed = parts.into_iter().enumerate().filter_map(|(partition, part)| {
-            let (bytes, header) = part?;
-            Some((TopicPartition::new(topic.id, PartitionIndex(partition as i32)), bytes, header))
-        });
-        Ok(placed.collect())
+        Ok(placement.partitions)
     }
 }
 
-/// The facts of a batch that its parts share.
-fn batch_like<'a>(batch: &Batch<'a>) -> Batch<'a> {
-    Batch {
-        bytes: Bytes::new(),
-        header: batch.header,
-        records: Bytes::new(),
-        sent_to: batch.sent_to,
-        now: batch.now,
-        client_id: batch.client_id,
+fn take_lines<I: Instance>(
+    log: &mut Vec<PluginLog>,
+    attached: &mut Attached<I>,
+    attachment: &Attachment,
+    topic: &Topic,
+) {
+    let lines = attached.instance.lines();
+    if !lines.is_empty() {
+        let (plugin, version, topic) = (attachment.plugin.clone(), attached.version, topic.name.clone());
+        log.push(PluginLog { plugin, version, topic, lines });
     }
+}
+
+/// The topic that a router names (none: the one that records were sent to), and the partition of it if that is settled.
+fn destination(
+    image: &MetadataImage,
+    sent_to: &Arc<Topic>,
+    name: Option<&str>,
+    wish: Option<u32>,
+    chosen: PartitionIndex,
+    plugin: &str,
+) -> Result<Target, PartitionError> {
+    let topic = match name {
+        None => sent_to,
+        Some(name) => image.topic(name).ok_or_else(|| {
+            policy(format!("plugin '{plugin}' routes to topic '{name}', which does not exist: create it"))
+        })?,
+    };
+    if topic.is_internal() {
+        return Err(policy(format!("plugin '{plugin}' routes to '{}', which is the broker's own", topic.name)));
+    }
+    let partition = match wish {
+        Some(wish) => {
+            let index = PartitionIndex(i32::try_from(wish).unwrap_or(-1));
+            if !topic.has_partition(index) {
+                return Err(policy(format!(
+                    "plugin '{plugin}' routes to partition {wish} of '{}', which has {}",
+                    topic.name, topic.partitions
+                )));
+            }
+            Some(index)
+        }
+        None if topic.config.partitioner.is_some() => None,
+        None => Some(PartitionIndex(chosen.0 % topic.partitions)),
+    };
+    Ok((Arc::clone(topic), partition))
 }
 
 impl From<ValidateError> for PartitionError {

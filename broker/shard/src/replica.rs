@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tidegate_model::{
     compaction::{self, Compaction, OffsetMap, Plan},
     metadata::MetadataImage,
-    partition::{Appended, CommitRule, Partition, Producers},
+    partition::{AppendError, Appended, CommitRule, Partition, Producers, producers::is_derived},
     retention::{self, Segment},
     topic_config::TopicConfig,
 };
@@ -26,6 +26,7 @@ use crate::{
     error::PartitionError,
     message::*,
     ownership,
+    refused::Refused,
     shard::{
         AppendBatch, CleaningStep, Effect, Effects, Lookup, LookupAnswer, ReadId, ReadOutcome, RecoveredPartition,
         SnapshotDue,
@@ -56,6 +57,8 @@ pub(crate) struct Replica {
     cleaned: Instant,
     /// Why it is offline, if it is.
     pub(crate) offline: Option<String>,
+    /// Parts of routed batches that must come again before those behind them.
+    refused: Refused,
 }
 
 /// What a read was for.
@@ -113,6 +116,7 @@ impl Replica {
             cleaned_to: None,
             cleaned: Instant(0),
             offline,
+            refused: Refused::default(),
         }
     }
 
@@ -238,7 +242,31 @@ impl Owned {
         }
     }
 
+    /// Appends a batch; a routed part only behind those of its producer that came before it.
     fn append(
+        &mut self,
+        now: Now,
+        item: &ProduceItem,
+        rule: CommitRule,
+        effects: &mut Effects,
+    ) -> Result<Appended, PartitionError> {
+        if !is_derived(item.header.producer_id) {
+            return self.append_now(now, item, rule, effects);
+        }
+        let replica = self.replicas.get(&item.partition).ok_or(PartitionError::UnknownTopicOrPartition)?;
+        replica.refused.check(&item.header).map_err(AppendError::from)?;
+        let appended = self.append_now(now, item, rule, effects);
+        if let Some(replica) = self.replicas.get_mut(&item.partition) {
+            match &appended {
+                Ok(_) => replica.refused.taken(&item.header),
+                Err(error) if error.is_passing() => replica.refused.refused(&item.header),
+                Err(_) => {}
+            }
+        }
+        appended
+    }
+
+    fn append_now(
         &mut self,
         now: Now,
         item: &ProduceItem,

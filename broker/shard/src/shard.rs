@@ -16,7 +16,7 @@ use tidegate_model::{
     retention::Segment,
     topic_config::ConfigType,
 };
-use tidegate_plugin_host::Compiled;
+use tidegate_plugin_host::{Compiled, Limits};
 use tidegate_records::{
     batch::BatchHeader,
     ids::{BrokerId, LeaderEpoch, Offset, ShardId, TopicPartition},
@@ -68,6 +68,8 @@ pub struct ShardSettings {
     pub offsets_topic_partitions: i32,
     /// The settings of groups; their number of partitions is that of the topic once it exists.
     pub groups: GroupConfig,
+    /// What an instance of a plugin may use.
+    pub plugin_limits: Limits,
     /// Where the logs are, as DescribeLogDirs shows it.
     pub data_directory: String,
     /// The broker's own settings, as DescribeConfigs shows them.
@@ -97,6 +99,7 @@ impl Default for ShardSettings {
             cleaning_interval_ms: 300_000,
             offsets_topic_partitions: 50,
             groups: GroupConfig::default(),
+            plugin_limits: Limits::default(),
             data_directory: String::new(),
             shown: Vec::new(),
         }

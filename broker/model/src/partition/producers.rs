@@ -47,6 +47,14 @@ pub fn is_derived(producer: ProducerId) -> bool {
     producer.0 >= DERIVED_PRODUCER_IDS_START
 }
 
+/// Whether a derived producer's batch from `sequence` on comes after the one from `earlier` on.
+#[must_use]
+pub fn is_ahead(sequence: Sequence, earlier: Sequence) -> bool {
+    // Sequences live on a ring of 2^31; ahead means less than half of it, as for serial numbers.
+    let ahead = sequence.0.wrapping_sub(earlier.0) & i32::MAX;
+    ahead > 0 && ahead < 1 << 30
+}
+
 /// One remembered batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducedBatch {
@@ -133,9 +141,7 @@ impl Producers {
         }
         let Some(newest) = state.batches.back() else { return Ok(SequenceCheck::New) };
         let follows = if is_derived(producer) {
-            // Sequences live on a ring of 2^31; ahead means less than half of it, as for serial numbers.
-            let ahead = first.0.wrapping_sub(newest.first_sequence.0) & i32::MAX;
-            ahead > 0 && ahead < 1 << 30
+            is_ahead(first, newest.first_sequence)
         } else {
             newest.last_sequence.plus(1) == first
         };

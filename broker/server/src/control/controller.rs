@@ -156,7 +156,7 @@ impl ControlHandle {
         Arc::clone(&self.plugins)
     }
 
-    /// From now on these are told of every change, beginning with the newest image if it is not that of `version`.
+    /// From now on these are told of every change, beginning with the newest image and its plugins if it is not that of `version`.
     pub fn subscribe(&self, sinks: Vec<EventSink>, version: u64) {
         // After the control thread has stopped there is nothing to be told of.
         let _ = self.commands.send(Command::Subscribe { sinks, version });
@@ -301,6 +301,10 @@ impl Controller {
                         // What was proposed before is told to them as well: the order is kept.
                         self.commit(std::mem::take(&mut proposals))?;
                         if self.quorum.image().version != version {
+                            let plugins = || self.plugins.values().cloned();
+                            for sink in &sinks {
+                                plugins().for_each(|plugin| sink(ControlEvent::Plugin(plugin)));
+                            }
                             tell(&sinks, self.quorum.image(), Vec::new());
                         }
                         self.sinks.extend(sinks);

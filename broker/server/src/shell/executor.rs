@@ -33,6 +33,7 @@ use super::{
     log::{Log, LogOptions, partition_specs},
     mailbox::{Letter, Mailbox, Mailboxes, NewConnection},
     memory::Memory,
+    pulse::Pulse,
     reporting::{Report, report_loop},
 };
 use crate::{metrics::ShardMetrics, plugin_runtime};
@@ -100,6 +101,8 @@ pub struct ShardSetup {
     pub propose: Propose,
     /// The core to run on.
     pub cpu: usize,
+    /// Keeps the executor from oversleeping.
+    pub pulse: Pulse,
     /// Where its partitions and groups are reported, for the metrics.
     pub report: Report,
     /// Called once: recovered and serving, or why not.
@@ -181,6 +184,8 @@ pub fn spawn(setup: ShardSetup) -> Result<std::thread::JoinHandle<()>, String> {
 }
 
 async fn run(setup: ShardSetup) {
+    // Cancelled with this function: nothing wakes an executor that is gone.
+    let _following = glommio::spawn_local(setup.pulse.follow());
     let fatal = Arc::clone(&setup.fatal);
     let disk = match UringDisk::new(setup.disk.clone(), Arc::clone(&setup.metrics)) {
         Ok(disk) => disk,

@@ -12,6 +12,7 @@ mod housekeeping;
 pub mod log;
 pub mod mailbox;
 mod memory;
+pub mod pulse;
 pub mod reporting;
 mod ring;
 pub mod startup_check;

@@ -98,6 +98,9 @@ impl routing::Guest for Hostile {
             "ends-beyond" => routes(Routes::Many(FanOut { ends: vec![u32::MAX; count as usize], to: to(vec![1]) })),
             "partitions-short" => routes(Routes::Uniform(Destinations { topics: vec![1, 2], partitions: vec![0] })),
             "answer-bomb" => routes(Routes::Uniform(to(vec![1; 1_000_000]))),
+            "scatter" => routes(scatter(&topic, &batch, &contexts)),
+            "scatter-sometimes" if calls % 3 == 1 => Err(Failure::Retry("not every time".to_owned())),
+            "scatter-sometimes" => routes(scatter(&topic, &batch, &contexts)),
             "reject" => reject(count - 1, "I do not like it".to_owned()),
             "reject-beyond" => reject(count, "there is no such record".to_owned()),
             "long-words" => reject(0, "é".repeat(100_000)),
@@ -139,6 +142,35 @@ impl routing::Guest for Hostile {
             unknown => Err(Failure::Failed(format!("what is `{unknown}`?"))),
         }
     }
+}
+
+/// Spreads records whose keys are numbers over three topics, with and without wishes for a partition, by all that a context has: an
+/// answer that differs for a retry if anything in the context does.
+fn scatter(topic: &Topic, batch: &Batch, contexts: &[Context]) -> Routes {
+    let keys = batch.keys.as_ref().expect("keys were asked for");
+    let mut out = FanOut { ends: Vec::new(), to: Destinations { topics: Vec::new(), partitions: Vec::new() } };
+    let mut start = 0;
+    for (record, end) in keys.ends.iter().enumerate() {
+        let key = &keys.data[start..*end as usize];
+        start = *end as usize;
+        let number = key.iter().fold(0_u64, |number, digit| number * 10 + u64::from(digit - b'0'));
+        let context = contexts.iter().find(|context| record < context.end as usize).expect("of some run");
+        let wish = |by: u64| (by % u64::from(topic.partitions)) as u32;
+        let any = u32::MAX;
+        let to: &[(u32, u32)] = match number % 4 {
+            0 => &[(1, any)],
+            1 => &[(1, any), (2, wish(context.now as u64))],
+            2 => &[(2, any), (3, wish(context.seed))],
+            // Two ways to one partition, where the client chose that one.
+            _ => &[(1, wish(number)), (3, any)],
+        };
+        for (topic, partition) in to {
+            out.to.topics.push(*topic);
+            out.to.partitions.push(*partition);
+        }
+        out.ends.push(out.to.topics.len() as u32);
+    }
+    Routes::Many(out)
 }
 
 fn misbehave(order: &str) {
