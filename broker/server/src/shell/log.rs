@@ -103,7 +103,7 @@ impl Log {
             // Applying begins at half of it.
             || figures.unapplied_bytes > self.options.unapplied_bytes_max / 4 * 3
             // What is in memory only because an older batch is in no segment yet is not counted as unapplied.
-            || figures.tail_cache_bytes > 2 * self.options.tail_cache_bytes.max(self.options.round_bytes_max)
+            || figures.tail_cache_bytes > self.options.tail_cache_bytes + self.options.unapplied_bytes_max
     }
 
     /// Waits until storage takes so many bytes. Returns at once if it never will, or not before the disk has room again: then who
