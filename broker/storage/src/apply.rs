@@ -13,7 +13,7 @@ use tidegate_records::{
 
 use crate::{
     cache::FileKey,
-    commit::split_writes,
+    commit::{split_front, split_writes},
     disk::{Access, AlignedBuffer, BLOCK_BYTES, Disk, DiskError, DiskErrorKind, Flush, Write},
     error::{Damage, Fatal},
     gate::{PartitionGate, PartitionPass},
@@ -33,7 +33,7 @@ use crate::{
 /// Pre-written files that a journal keeps ahead of the one it writes.
 const READY_FILES: usize = 1;
 /// Zeros written at a time.
-const ZEROS_BYTES: u64 = 1 << 20;
+pub(crate) const ZEROS_BYTES: u64 = 1 << 20;
 
 /// What to do next for a partition.
 enum Plan {
@@ -233,9 +233,7 @@ impl<D: Disk> Store<D> {
             }
         };
         let length = ZEROS_BYTES.min(unfinished.bytes - unfinished.written);
-        let zeros = AlignedBuffer::zeroed(usize::try_from(length).expect("a step is small")).share();
-        let writes = split_writes(&unfinished.file, unfinished.written, &zeros, options.write_bytes_max).collect();
-        if let Err(error) = self.inner.disk.commit(writes, Flush::Written).await {
+        if let Err(error) = self.write_zeros(&unfinished.file, unfinished.written, length).await {
             // The room that it took so far may be what others need.
             drop(unfinished);
             self.inner.disk.remove(&path).await?;
@@ -248,7 +246,16 @@ impl<D: Disk> Store<D> {
             self.sync(&unfinished.file).await?;
             self.name_journal_file(&path, unfinished.file, unfinished.bytes).await?;
         }
-        Ok(zeros.len())
+        Ok(length as usize)
+    }
+
+    /// Writes up to [`ZEROS_BYTES`] of zeros.
+    async fn write_zeros(&self, file: &D::File, position: u64, length: u64) -> Result<(), DiskError> {
+        let zeros = &self.inner.zeros;
+        let length = usize::try_from(length).expect("a step is small");
+        // One write: nobody waits for it, and it takes turns with those that somebody waits for.
+        let writes = split_front(file, position, zeros, length, zeros.len()).collect();
+        self.inner.disk.commit(writes, Flush::Written).await
     }
 
     /// How large the next journal file is: smaller where the disk is nearly full, so that the journal leaves room for the segments and
@@ -652,9 +659,7 @@ impl<D: Disk> Store<D> {
         let mut position = from;
         while position < to {
             let length = ZEROS_BYTES.min(to - position);
-            let zeros = AlignedBuffer::zeroed(usize::try_from(length).expect("a step is small")).share();
-            let writes = split_writes(&file, position, &zeros, options.write_bytes_max).collect();
-            self.inner.disk.commit(writes, Flush::Written).await?;
+            self.write_zeros(&file, position, length).await?;
             position += length;
             self.inner.disk.yield_now().await;
         }

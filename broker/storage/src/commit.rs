@@ -64,7 +64,17 @@ pub(crate) fn split_writes<F: Clone>(
     buffer: &Arc<AlignedBuffer>,
     write_bytes_max: usize,
 ) -> impl Iterator<Item = Write<F>> {
-    let length = buffer.len();
+    split_front(file, position, buffer, buffer.len(), write_bytes_max)
+}
+
+/// The same of a part of `buffer`, from its front.
+pub(crate) fn split_front<F: Clone>(
+    file: &F,
+    position: u64,
+    buffer: &Arc<AlignedBuffer>,
+    length: usize,
+    write_bytes_max: usize,
+) -> impl Iterator<Item = Write<F>> {
     (0..length).step_by(write_bytes_max).map(move |start| Write {
         file: file.clone(),
         position: position + start as u64,

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod buffer;
 mod cache;
 mod change;
 mod commit;

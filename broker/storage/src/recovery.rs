@@ -19,6 +19,7 @@ use tidegate_records::{
 };
 
 use crate::{
+    apply::ZEROS_BYTES,
     cache::{Indexes, OpenFiles, Pieces, TailCache},
     commit::split_writes,
     disk::{Access, AlignedBuffer, Disk, DiskError, DiskErrorKind, Flush},
@@ -146,6 +147,7 @@ impl<D: Disk> Store<D> {
         }
 
         let inner = Inner {
+            zeros: AlignedBuffer::zeroed(ZEROS_BYTES as usize).share(),
             disk,
             options,
             session,

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     future::poll_fn,
     rc::Rc,
+    sync::Arc,
     task::{Poll, Waker},
 };
 
@@ -20,7 +21,7 @@ use tidegate_records::{
 
 use crate::{
     cache::{Indexes, OpenFiles, Pieces, TailCache},
-    disk::{Disk, DiskError, Flush},
+    disk::{AlignedBuffer, Disk, DiskError, Flush},
     error::{AppendError, ChangeError, Damage},
     gate::Gate,
     journal::{files::Journal, format::ENTRY_BYTES},
@@ -170,6 +171,8 @@ pub(crate) struct Inner<D: Disk> {
     /// Counts the openings of the data directory.
     pub(crate) session: u64,
     pub(crate) state: RefCell<State<D::File>>,
+    /// What is pre-written.
+    pub(crate) zeros: Arc<AlignedBuffer>,
     /// One round at a time.
     pub(crate) rounds: Gate,
     /// One apply step at a time.

@@ -22,6 +22,7 @@ use futures_lite::io::{AsyncRead as _, AsyncWrite as _};
 use glommio::net::TcpStream;
 use tidegate_records::{ids::ShardId, time::Instant};
 use tidegate_shard::{ConnectionId, FrameError, frame_length};
+use tidegate_storage::disk::AlignedBuffer;
 
 use super::{
     event::Event,
@@ -283,13 +284,13 @@ impl Connection {
             }
             if let Some(large) = buffer.large.as_mut().filter(|large| !large.has_room) {
                 // While it waits, the socket's own buffer is all that this client fills.
-                let room = self.memory.reserve(large.frame.len()).await;
+                let room = self.memory.reserve(large.length).await;
                 self.reserved.borrow_mut().push(room);
                 large.has_room = true;
                 continue;
             }
             let read = if let Some(large) = &mut buffer.large {
-                let rest = &mut large.frame[large.filled..];
+                let rest = &mut large.frame.as_mut_slice()[large.filled..large.length];
                 // Woken once for the rest, not for each packet of it (the kernel takes half of the socket's buffer at most).
                 let wake_at = rest.len().min(WAKE_BYTES_MAX);
                 if wake_at != self.wakes_at.replace(wake_at) {
@@ -395,7 +396,8 @@ pub(crate) struct Incoming {
 }
 
 struct LargeFrame {
-    frame: BytesMut,
+    frame: AlignedBuffer,
+    length: usize,
     filled: usize,
     /// Whether the shard has room for all of it.
     has_room: bool,
@@ -410,18 +412,18 @@ impl Incoming {
     pub(crate) fn take_rest(&mut self) -> Bytes {
         let Some(large) = self.large.take() else { return std::mem::take(&mut self.small).freeze() };
         let mut rest = BytesMut::with_capacity(4 + large.filled);
-        rest.extend_from_slice(&(large.frame.len() as u32).to_be_bytes());
-        rest.extend_from_slice(&large.frame[..large.filled]);
+        rest.extend_from_slice(&(large.length as u32).to_be_bytes());
+        rest.extend_from_slice(&large.frame.as_slice()[..large.filled]);
         rest.freeze()
     }
 
     fn take_frames(&mut self, limit: usize) -> Result<Vec<Bytes>, FrameError> {
         let mut frames = Vec::new();
         if let Some(large) = &self.large {
-            if large.filled < large.frame.len() {
+            if large.filled < large.length {
                 return Ok(frames);
             }
-            frames.extend(self.large.take().map(|large| large.frame.freeze()));
+            frames.extend(self.large.take().map(|large| large.frame.share().bytes().slice(..large.length)));
         }
         while let Some((prefix, _)) = self.small.split_first_chunk::<4>() {
             let length = frame_length(*prefix, limit)?;
@@ -433,11 +435,11 @@ impl Incoming {
             if length >= LARGE_FRAME_BYTES {
                 self.small.advance(4);
                 let filled = self.small.len();
-                // Zeroed by the kernel, page by page as bytes come: a client that only claims a large request costs nothing.
-                let mut frame = BytesMut::zeroed(length);
-                frame[..filled].copy_from_slice(&self.small);
+                // Fresh memory is the kernel's zeros until bytes come: a client that only claims a large request costs nothing.
+                let mut frame = AlignedBuffer::uncleared(length);
+                frame.as_mut_slice()[..filled].copy_from_slice(&self.small);
                 self.small = BytesMut::new();
-                self.large = Some(LargeFrame { frame, filled, has_room: false });
+                self.large = Some(LargeFrame { frame, length, filled, has_room: false });
             }
             break;
         }
