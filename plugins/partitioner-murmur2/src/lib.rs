@@ -1,10 +1,10 @@
 //! Chooses partitions as the Java client of Apache Kafka does: murmur2 of the key, for a broker whose producers do not agree.
 //!
 //! A record with a key goes to `toPositive(murmur2(key)) % partitions` (`BuiltInPartitioner.partitionForKey`). What happens to
-//! records without a key is the configuration's choice; both ways begin at a partition drawn from the seed of the batch, so that
+//! records without a key is the configuration's choice; all ways begin at a partition drawn from the seed of the batch, so that
 //! a retried batch is placed the same.
 
-use tidegate_sdk::{Batch, Error, Failure, Partitioner, Placement, Setup};
+use tidegate_sdk::{Batch, Error, Failure, Partitioner, Placement, Setup, config::Keyless};
 
 /// `{ "keyless": "sticky" }`; `{}` is the same.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -12,17 +12,6 @@ use tidegate_sdk::{Batch, Error, Failure, Partitioner, Placement, Setup};
 pub struct Config {
     #[serde(default)]
     keyless: Keyless,
-}
-
-/// Where records without a key go.
-#[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Keyless {
-    /// Those of one batch together, each batch elsewhere: larger batches on the disk.
-    #[default]
-    Sticky,
-    /// One after another over all partitions.
-    RoundRobin,
 }
 
 #[derive(Debug)]
@@ -43,17 +32,12 @@ impl Partitioner for Murmur2 {
         let partitions = batch.topic_partitions();
         let keys = batch.keys();
         for run in batch.runs() {
-            let mut keyless = run.context.random().below(partitions);
+            let mut keyless = self.keyless.begin(run.context, partitions);
             for key in keys.range(run.records) {
-                match key {
-                    Some(key) => placement.to((murmur2(key) & 0x7fff_ffff) % partitions),
-                    None => {
-                        placement.to(keyless);
-                        if matches!(self.keyless, Keyless::RoundRobin) {
-                            keyless = (keyless + 1) % partitions;
-                        }
-                    }
-                }
+                placement.to(match key {
+                    Some(key) => (murmur2(key) & 0x7fff_ffff) % partitions,
+                    None => keyless.place(),
+                });
             }
         }
         Ok(())

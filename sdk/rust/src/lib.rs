@@ -55,10 +55,13 @@ extern crate self as tidegate_sdk;
 mod batch;
 #[doc(hidden)]
 pub mod bindings;
+pub mod config;
 mod failure;
 #[doc(hidden)]
 pub mod glue;
+pub mod hash;
 mod host;
+pub mod json;
 pub mod log;
 mod partitioner;
 mod router;

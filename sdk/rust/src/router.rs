@@ -129,6 +129,21 @@ impl Routes {
         }
     }
 
+    /// As [`add`](Self::add), unless the present record has the topic already.
+    #[inline]
+    pub fn add_once(&mut self, topic: Topic) {
+        let start = self.ends.last().map_or(0, |end| *end as usize);
+        if !self.topics[start..].contains(&topic.0) {
+            self.add(topic);
+        }
+    }
+
+    /// How many topics the present record has so far.
+    #[must_use]
+    pub fn added(&self) -> usize {
+        self.topics.len() - self.ends.last().map_or(0, |end| *end as usize)
+    }
+
     /// One more topic for the present record, and the partition of it.
     pub fn add_partition(&mut self, topic: Topic, partition: u32) {
         self.partitions.resize(self.topics.len(), ANY_PARTITION);
