@@ -229,6 +229,7 @@ impl<D: Disk> Store<D> {
                 self.inner.disk.remove(&path).await?;
                 let bytes = self.next_journal_file_bytes(&path).await?;
                 let file = self.inner.disk.create(&path, Access::Direct).await?;
+                self.inner.disk.set_length(&file, bytes).await?;
                 Unfinished { file, bytes, written: 0 }
             }
         };
@@ -656,6 +657,10 @@ impl<D: Disk> Store<D> {
         };
         let Some((segment, from, to)) = planned else { return Ok(1) };
         let file = self.segment_file(topic_partition, &segment).await?;
+        if self.inner.disk.length(&file).await? < to {
+            // A write that makes a file longer locks out those that somebody waits for.
+            self.inner.disk.set_length(&file, to).await?;
+        }
         let mut position = from;
         while position < to {
             let length = ZEROS_BYTES.min(to - position);

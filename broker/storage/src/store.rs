@@ -78,7 +78,7 @@ impl Default for StoreOptions {
             write_bytes_max: 256 << 10,
             extent_bytes: 256 << 10,
             direct_min_bytes: 16 << 10,
-            prewrite_bytes: 8 << 20,
+            prewrite_bytes: 16 << 20,
             index_every_bytes: 16 << 20,
             open_files_max: 512,
         }

@@ -38,9 +38,17 @@ const WAKE_BYTES_MAX: usize = 256 * 1024;
 /// shards, the commit round and the answer. A client that waits for each answer is never kept waiting for this.
 const GATHER: Duration = Duration::from_millis(1);
 /// Who has sent so much already is not kept waiting for more.
-const GATHERED_BYTES: usize = 64 * 1024;
+const GATHERED_BYTES: usize = 256 * 1024;
 /// From this size on a frame is received into a buffer of its own.
 const LARGE_FRAME_BYTES: usize = 32 * 1024;
+/// What is asked of a socket at first, without knowing what it has.
+const HEAD_BYTES: usize = 16 * 1024;
+/// Where at least so much more waits, it is received into a chunk that its frames share, and copied no more.
+const STREAM_BYTES: usize = 16 * 1024;
+/// A chunk.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// From this size on a frame in a chunk gets a buffer of its own.
+const CHUNK_FRAME_BYTES: usize = 128 * 1024;
 
 /// A client's connection on its shard.
 pub(crate) struct Connection {
@@ -289,38 +297,55 @@ impl Connection {
                 large.has_room = true;
                 continue;
             }
+            if let Some(stream) = buffer.stream.as_mut().filter(|stream| !stream.has_room) {
+                let room = self.memory.reserve(CHUNK_BYTES).await;
+                self.reserved.borrow_mut().push(room);
+                stream.has_room = true;
+                continue;
+            }
             let read = if let Some(large) = &mut buffer.large {
                 let rest = &mut large.frame.as_mut_slice()[large.filled..large.length];
-                // Woken once for the rest, not for each packet of it (the kernel takes half of the socket's buffer at most).
-                let wake_at = rest.len().min(WAKE_BYTES_MAX);
-                if wake_at != self.wakes_at.replace(wake_at) {
-                    wake_at_bytes(self.fd, wake_at);
-                }
-                let read = poll_fn(|context| Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, rest)).await;
-                if let Ok(bytes) = read {
-                    large.filled += bytes;
-                }
+                let read = self.read(rest, rest.len()).await;
+                large.filled += read.as_ref().map_or(0, |bytes| *bytes);
+                read
+            } else if let Some(stream) = &mut buffer.stream {
+                let wanted = stream.wanted;
+                let read = self.read(&mut stream.chunk.as_mut_slice()[stream.filled..], wanted).await;
+                stream.filled += read.as_ref().map_or(0, |bytes| *bytes);
                 read
             } else {
-                if self.wakes_at.replace(1) != 1 {
-                    wake_at_bytes(self.fd, 1);
-                }
-                poll_fn(|context| {
-                    let mut scratch = scratch.borrow_mut();
-                    match Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, &mut scratch) {
-                        Poll::Ready(Ok(bytes)) => {
-                            buffer.small.extend_from_slice(&scratch[..bytes]);
-                            Poll::Ready(Ok(bytes))
-                        }
-                        other => other,
+                self.wake_at(1);
+                let read = poll_fn(|context| {
+                    let scratch = &mut scratch.borrow_mut()[..HEAD_BYTES];
+                    let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, scratch);
+                    if let Poll::Ready(Ok(bytes)) = read {
+                        buffer.small.extend_from_slice(&scratch[..bytes]);
                     }
+                    read
                 })
-                .await
+                .await;
+                if read.as_ref().is_ok_and(|bytes| *bytes == HEAD_BYTES) && received_bytes(self.fd) >= STREAM_BYTES {
+                    buffer.stream();
+                }
+                read
             };
             match read {
                 Ok(0) | Err(_) => return Received::End(None),
                 Ok(_) => {}
             }
+        }
+    }
+
+    /// Reads into `into`. Woken once for what is wanted, not for each packet of it (the kernel takes half of the socket's buffer at most).
+    async fn read(&self, into: &mut [u8], wanted: usize) -> io::Result<usize> {
+        self.wake_at(wanted.min(WAKE_BYTES_MAX));
+        poll_fn(|context| Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, into)).await
+    }
+
+    /// Tells the kernel not to wake us for less, if it does not know.
+    fn wake_at(&self, bytes: usize) {
+        if self.wakes_at.replace(bytes) != bytes {
+            wake_at_bytes(self.fd, bytes);
         }
     }
 
@@ -332,9 +357,7 @@ impl Connection {
 
     /// The socket, for another shard. Only when nothing is queued or under way.
     pub(crate) fn duplicate_socket(&self) -> io::Result<OwnedFd> {
-        if self.wakes_at.replace(1) != 1 {
-            wake_at_bytes(self.fd, 1);
-        }
+        self.wake_at(1);
         // SAFETY: duplicates an open descriptor; the result is checked before it is owned.
         let fd = unsafe { libc::fcntl(self.fd, libc::F_DUPFD_CLOEXEC, 0) };
         if fd < 0 {
@@ -388,11 +411,30 @@ fn keep_alive(fd: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes that came and are not yet whole frames.
+/// Bytes that came and are not yet whole frames: in one of three places.
 #[derive(Default)]
 pub(crate) struct Incoming {
     small: BytesMut,
+    stream: Option<Stream>,
     large: Option<LargeFrame>,
+}
+
+/// Frames of a client that sends much, one behind the other.
+struct Stream {
+    chunk: AlignedBuffer,
+    filled: usize,
+    /// Bytes that the first frame lacks; at least one.
+    wanted: usize,
+    /// Whether the shard has room for it; nothing is received before.
+    has_room: bool,
+}
+
+impl Stream {
+    fn with(received: &[u8], wanted: usize) -> Self {
+        let mut chunk = AlignedBuffer::uncleared(CHUNK_BYTES);
+        chunk.as_mut_slice()[..received.len()].copy_from_slice(received);
+        Self { chunk, filled: received.len(), wanted, has_room: false }
+    }
 }
 
 struct LargeFrame {
@@ -403,13 +445,26 @@ struct LargeFrame {
     has_room: bool,
 }
 
+impl LargeFrame {
+    /// A frame of `length` bytes of which `received` are there.
+    fn with(received: &[u8], length: usize) -> Self {
+        // Fresh memory is the kernel's zeros until bytes come: a client that only claims a large request costs nothing.
+        let mut frame = AlignedBuffer::uncleared(length);
+        frame.as_mut_slice()[..received.len()].copy_from_slice(received);
+        Self { frame, length, filled: received.len(), has_room: false }
+    }
+}
+
 impl Incoming {
     pub(crate) fn with(received: Bytes) -> Self {
-        Self { small: BytesMut::from(received.as_ref()), large: None }
+        Self { small: BytesMut::from(received.as_ref()), ..Self::default() }
     }
 
     /// What is not taken apart yet, for the shard that takes the connection over: as it came, in the middle of a large frame too.
     pub(crate) fn take_rest(&mut self) -> Bytes {
+        if let Some(stream) = self.stream.take() {
+            return Bytes::copy_from_slice(&stream.chunk.as_slice()[..stream.filled]);
+        }
         let Some(large) = self.large.take() else { return std::mem::take(&mut self.small).freeze() };
         let mut rest = BytesMut::with_capacity(4 + large.filled);
         rest.extend_from_slice(&(large.length as u32).to_be_bytes());
@@ -417,14 +472,22 @@ impl Incoming {
         rest.freeze()
     }
 
+    /// There is much more to come: what is there goes to the front of a chunk.
+    fn stream(&mut self) {
+        self.stream = Some(Stream::with(&std::mem::take(&mut self.small), 1));
+    }
+
     fn take_frames(&mut self, limit: usize) -> Result<Vec<Bytes>, FrameError> {
-        let mut frames = Vec::new();
-        if let Some(large) = &self.large {
-            if large.filled < large.length {
-                return Ok(frames);
-            }
-            frames.extend(self.large.take().map(|large| large.frame.share().bytes().slice(..large.length)));
+        if let Some(large) = self.large.take_if(|large| large.filled == large.length) {
+            return Ok(vec![large.frame.share().bytes().slice(..large.length)]);
         }
+        if self.large.is_some() {
+            return Ok(Vec::new());
+        }
+        if let Some(stream) = self.stream.take() {
+            return self.take_from_chunk(stream, limit);
+        }
+        let mut frames = Vec::new();
         while let Some((prefix, _)) = self.small.split_first_chunk::<4>() {
             let length = frame_length(*prefix, limit)?;
             if self.small.len() >= 4 + length {
@@ -433,13 +496,8 @@ impl Incoming {
                 continue;
             }
             if length >= LARGE_FRAME_BYTES {
-                self.small.advance(4);
-                let filled = self.small.len();
-                // Fresh memory is the kernel's zeros until bytes come: a client that only claims a large request costs nothing.
-                let mut frame = AlignedBuffer::uncleared(length);
-                frame.as_mut_slice()[..filled].copy_from_slice(&self.small);
+                self.large = Some(LargeFrame::with(&self.small[4..], length));
                 self.small = BytesMut::new();
-                self.large = Some(LargeFrame { frame, length, filled, has_room: false });
             }
             break;
         }
@@ -448,6 +506,36 @@ impl Incoming {
             self.small = BytesMut::new();
         }
         Ok(frames)
+    }
+
+    /// The whole frames of a chunk, which they share. The rest begins the next.
+    fn take_from_chunk(&mut self, mut stream: Stream, limit: usize) -> Result<Vec<Bytes>, FrameError> {
+        let received = &stream.chunk.as_slice()[..stream.filled];
+        let mut whole = Vec::new();
+        let mut at = 0;
+        let mut next = None;
+        while let Some((prefix, behind)) = received[at..].split_first_chunk::<4>() {
+            let length = frame_length(*prefix, limit)?;
+            if behind.len() < length {
+                next = Some(length);
+                break;
+            }
+            whole.push(at + 4..at + 4 + length);
+            at += 4 + length;
+        }
+        let rest = &received[at..];
+        let wanted = next.map_or(1, |length| 4 + length - rest.len());
+        if let Some(length) = next.filter(|length| *length >= CHUNK_FRAME_BYTES) {
+            self.large = Some(LargeFrame::with(&rest[4..], length));
+        } else if at == 0 {
+            stream.wanted = wanted;
+            self.stream = Some(stream);
+            return Ok(Vec::new());
+        } else if !rest.is_empty() {
+            self.stream = Some(Stream::with(rest, wanted));
+        }
+        let chunk = stream.chunk.share().bytes();
+        Ok(whole.into_iter().map(|range| chunk.slice(range)).collect())
     }
 }
 

@@ -87,26 +87,41 @@ fn a_client_that_takes_nothing_is_let_go_with_what_it_was_to_get() {
 /// A connection moved in the middle of a large frame lost what had come of it, and everything behind it was read from the wrong byte.
 #[test]
 fn frames_are_whole_wherever_the_connection_moves() {
-    let lengths = [3_usize, 40_000, 0, 100_000, 17, 32 * 1024];
+    let lengths = [3_usize, 40_000, 0, 100_000, 17, 32 * 1024, 200_000, 16_384, 60_000, 60_000, 5];
     let mut stream = Vec::new();
     for (number, length) in lengths.iter().enumerate() {
         stream.extend_from_slice(&(*length as u32).to_be_bytes());
         stream.extend(std::iter::repeat_n(number as u8, *length));
     }
-    for step in [1_000, 1_023, 40_000, 65_536] {
+    // Streamed: what comes is received into chunks wherever the connection would do so.
+    for (step, streamed) in
+        [1_000, 1_023, 40_000, 65_536, 300_000].into_iter().flat_map(|step| [(step, false), (step, true)])
+    {
         let mut incoming = Incoming::default();
         let mut frames = Vec::new();
         for piece in stream.chunks(step) {
             let mut piece = piece;
             while !piece.is_empty() {
-                match &mut incoming.large {
-                    Some(large) => {
-                        let taken = piece.len().min(large.frame.len() - large.filled);
-                        large.frame[large.filled..large.filled + taken].copy_from_slice(&piece[..taken]);
-                        large.filled += taken;
+                let into = match (&mut incoming.large, &mut incoming.stream) {
+                    (Some(large), _) => Some((large.frame.as_mut_slice(), &mut large.filled, large.length)),
+                    (None, Some(stream)) => Some((stream.chunk.as_mut_slice(), &mut stream.filled, CHUNK_BYTES)),
+                    (None, None) => None,
+                };
+                match into {
+                    Some((memory, filled, most)) => {
+                        let taken = piece.len().min(most - *filled);
+                        memory[*filled..*filled + taken].copy_from_slice(&piece[..taken]);
+                        *filled += taken;
                         piece = &piece[taken..];
                     }
-                    None => incoming.small.extend_from_slice(std::mem::take(&mut piece)),
+                    None => {
+                        let taken = piece.len().min(HEAD_BYTES);
+                        incoming.small.extend_from_slice(&piece[..taken]);
+                        piece = &piece[taken..];
+                        if streamed && piece.len() >= STREAM_BYTES {
+                            incoming.stream();
+                        }
+                    }
                 }
                 frames.extend(incoming.take_frames(1 << 20).unwrap());
             }
