@@ -15,10 +15,10 @@ use bytes::Bytes;
 use crate::disk::BLOCK_BYTES;
 
 /// Buffers that are kept for use again, in bytes, of the whole process.
-const KEPT_BYTES_MAX: usize = 24 << 20;
+const KEPT_BYTES_MAX: usize = 12 << 20;
 /// Smaller ones are cheap to allocate; larger ones are rare.
 const KEPT_BUFFER_BYTES: std::ops::RangeInclusive<usize> = 32 << 10..=4 << 20;
-/// Capacities of buffers that are kept are multiples of it, so that they fit many.
+/// Sizes of what is kept are multiples of it, so that it fits many; and of the allocator's classes.
 const KEPT_STEP_BYTES: usize = 32 << 10;
 
 /// Memory whose start is a multiple of [`BLOCK_BYTES`], as direct I/O needs; filled once from its front, then shared.
@@ -39,14 +39,15 @@ impl AlignedBuffer {
     /// An empty buffer with room for `bytes`, rounded up to whole blocks.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
-        let mut capacity = bytes.next_multiple_of(BLOCK_BYTES);
+        // A block more, to begin where one begins.
+        let mut memory_bytes = bytes.next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES;
         let mut kept = None;
-        if KEPT_BUFFER_BYTES.contains(&capacity) {
-            capacity = capacity.next_multiple_of(KEPT_STEP_BYTES);
-            kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner).take(capacity + BLOCK_BYTES);
+        if KEPT_BUFFER_BYTES.contains(&memory_bytes) {
+            memory_bytes = memory_bytes.next_multiple_of(KEPT_STEP_BYTES);
+            kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner).take(memory_bytes);
         }
         // A fresh page is zero without anybody's work.
-        let memory = kept.unwrap_or_else(|| vec![0; capacity + BLOCK_BYTES]);
+        let memory = kept.unwrap_or_else(|| vec![0; memory_bytes]);
         let start = memory.as_ptr().align_offset(BLOCK_BYTES);
         assert!(start < BLOCK_BYTES, "a byte pointer can be aligned within one block");
         Self { capacity: memory.len() - BLOCK_BYTES, memory, start, length: 0 }
@@ -133,7 +134,7 @@ impl AlignedBuffer {
 
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
-        if KEPT_BUFFER_BYTES.contains(&self.capacity) {
+        if KEPT_BUFFER_BYTES.contains(&self.memory.len()) {
             let memory = std::mem::take(&mut self.memory);
             let over = KEPT.lock().unwrap_or_else(PoisonError::into_inner).put(memory);
             drop(over);
@@ -167,7 +168,7 @@ struct Kept {
 impl Kept {
     /// Memory of at least `bytes`, and not of much more. The one let go last is the likeliest to be in the processor's caches.
     fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
-        let fits = bytes..=bytes + bytes / 2;
+        let fits = bytes..=bytes + bytes / 4;
         let found = self.buffers.iter().rposition(|memory| fits.contains(&memory.len()))?;
         let memory = self.buffers.remove(found)?;
         self.bytes -= memory.len();

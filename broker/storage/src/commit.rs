@@ -379,7 +379,7 @@ fn plan_direct<F: Clone>(
     let room = segment.map_or(0, |segment| partition.active.prewritten.saturating_sub(segment.end_position));
     let clean = partition.synced_end == partition.applied_end;
     // Pre-writing costs as much as it saves: only for a partition that goes on with large batches.
-    let worth_it = partition.large_bytes >= options.prewrite_bytes / 8;
+    let worth_it = partition.large_bytes >= options.prewrite_bytes / 32;
     if worth_it && (!clean || room < options.prewrite_bytes / 2) {
         state.wants_prewritten.insert(topic_partition);
     }

@@ -60,6 +60,9 @@ struct PieceRange {
     start: u64,
     /// Where the first extent ends.
     first_end: u64,
+    /// Where the extents end that hold what is wanted now.
+    wanted_end: u64,
+    /// Where a read ends: as much as is worth one.
     end: u64,
 }
 
@@ -249,7 +252,12 @@ impl<D: Disk> Store<D> {
                 return Ok(Some(Loaded { extents: Vec::new(), covered_to: segment.next_offset }));
             };
             match self.read_piece(topic_partition, &range).await {
-                Ok(bytes) => return decode_piece(topic_partition, &range, &bytes).map(Some),
+                Ok(bytes) => {
+                    // What is behind is checked when somebody wants it.
+                    let wanted = usize::try_from(range.wanted_end - range.start).unwrap_or(usize::MAX);
+                    let bytes = bytes.slice(..bytes.len().min(wanted));
+                    return decode_piece(topic_partition, &range, &bytes).map(Some);
+                }
                 Err(error) => {
                     let error = ReadError::Disk(error);
                     if !self.is_gone(topic_partition, &segment, &error) {
@@ -291,8 +299,10 @@ impl<D: Disk> Store<D> {
             let end_of = |at: usize| index.entries.get(at + 1).map_or(segment.end_position, |next| next.position());
             let first_end = end_of(at);
             let limit = start + wanted.clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX) as u64;
-            let end = (at..index.entries.len()).map(end_of).take_while(|end| *end <= limit).last();
-            Some(PieceRange { segment, start, first_end, end: end.unwrap_or(first_end) })
+            let ends = || (at..index.entries.len()).map(end_of).take_while(|end| *end <= limit);
+            let end = ends().last().unwrap_or(first_end);
+            let wanted_end = ends().find(|end| end - start >= wanted as u64).unwrap_or(end);
+            Some(PieceRange { segment, start, first_end, wanted_end, end })
         };
         if segment.state == SegmentState::Active {
             let state = self.inner.state.borrow();

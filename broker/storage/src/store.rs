@@ -43,7 +43,7 @@ pub struct StoreOptions {
     pub tail_cache_bytes: usize,
     /// Bytes of segments read and kept for readers that follow. Default: 16 MiB.
     pub read_cache_bytes: usize,
-    /// Bytes of batches that may be in the journal and in no segment. Beyond it appends wait. Default: 96 MiB.
+    /// Bytes of batches that may be in the journal and in no segment. Beyond it appends wait. Default: 32 MiB.
     pub unapplied_bytes_max: usize,
     /// Bytes of batches that may wait for a round. Default: 64 MiB.
     pub pending_bytes_max: usize,
@@ -55,7 +55,7 @@ pub struct StoreOptions {
     pub extent_bytes: usize,
     /// A partition with at least so many bytes in a round is written straight into its segment. Default: 16 KiB.
     pub direct_min_bytes: usize,
-    /// Bytes that a segment is pre-written by, for the direct path. Default: 8 MiB.
+    /// Bytes that a segment is pre-written by, for the direct path. Default: 16 MiB.
     pub prewrite_bytes: u64,
     /// How far an active segment grows until its index is stored again. Default: 16 MiB.
     pub index_every_bytes: u64,
@@ -72,7 +72,7 @@ impl Default for StoreOptions {
             journal_first_file_bytes: 4 << 20,
             tail_cache_bytes: 128 << 20,
             read_cache_bytes: 16 << 20,
-            unapplied_bytes_max: 96 << 20,
+            unapplied_bytes_max: 32 << 20,
             pending_bytes_max: 64 << 20,
             round_bytes_max: 8 << 20,
             write_bytes_max: 256 << 10,
