@@ -6,7 +6,11 @@
 //! Names neither glommio nor tokio: both sides of the server use it.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -128,6 +132,8 @@ pub struct ApiMetrics {
 #[derive(Debug)]
 pub struct ShardMetrics {
     by_api: Box<[ApiMetrics]>,
+    /// Error codes in answers, by API key and code. Behind a lock, which only the scraper shares: errors are rare and of few kinds.
+    errors: Mutex<BTreeMap<(i16, i16), u64>>,
     /// Bytes of requests and of answers, with their length prefixes.
     pub bytes_in: Counter,
     pub bytes_out: Counter,
@@ -172,6 +178,7 @@ impl Default for ShardMetrics {
     fn default() -> Self {
         Self {
             by_api: (0..=API_KEYS).map(|_| ApiMetrics::default()).collect(),
+            errors: Mutex::default(),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
             records_in: Counter::default(),
@@ -209,6 +216,18 @@ impl ShardMetrics {
     pub fn api(&self, key: i16) -> &ApiMetrics {
         let index = usize::try_from(key).map_or(API_KEYS, |key| key.min(API_KEYS));
         &self.by_api[index]
+    }
+
+    /// Counts an error code in an answer of an API.
+    pub fn count_error(&self, api: i16, code: i16) {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        *errors.entry((api, code)).or_default() += 1;
+    }
+
+    /// How often each error code was answered, with the API key and the code.
+    pub fn errors(&self) -> Vec<((i16, i16), u64)> {
+        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        errors.iter().map(|(key, count)| (*key, *count)).collect()
     }
 
     /// Every API that has been asked for, with its key (`None`: unknown ones).

@@ -263,6 +263,8 @@ pub struct Observation {
 pub struct Effects {
     pub list: Vec<Effect>,
     pub observations: Vec<Observation>,
+    /// The error codes of what was answered, one for each time; 0 is not among them.
+    pub errors: Vec<(ApiKey, i16)>,
     /// What plugins logged.
     pub plugin_logs: Vec<PluginLog>,
     pub(crate) replies: VecDeque<(Origin, Reply)>,
@@ -270,6 +272,13 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// Notes an error code of an answer, for the metrics; 0 is none.
+    pub(crate) fn count_error(&mut self, api: ApiKey, code: i16) {
+        if code != 0 {
+            self.errors.push((api, code));
+        }
+    }
+
     pub(crate) fn push(&mut self, effect: Effect) {
         self.list.push(effect);
     }

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use kafka_protocol::messages::ApiKey;
+use kafka_protocol::{ResponseError, messages::ApiKey};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text},
@@ -144,6 +144,19 @@ fn api_name(key: Option<i16>) -> String {
     }
 }
 
+/// Kafka's name of an error code, as its own metrics and logs write it: `NOT_LEADER_OR_FOLLOWER`.
+fn error_name(code: i16) -> String {
+    let Some(error) = ResponseError::try_from_code(code) else { return code.to_string() };
+    let mut name = String::new();
+    for letter in format!("{error:?}").chars() {
+        if letter.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
 impl Collector for PageCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let page = &self.0;
@@ -227,6 +240,20 @@ fn requests(f: &mut Families<'_>, shards: &[Arc<ShardMetrics>]) -> fmt::Result {
     f.family("tidegate_requests", "Requests by API", MetricType::Counter, |encoder| {
         each(&mut |labels, api| counter(encoder, labels, api.requests.value()))
     })?;
+    f.family(
+        "tidegate_errors",
+        "Error codes in answers, by API: of the answer and of each partition, topic or group in it",
+        MetricType::Counter,
+        |encoder| {
+            shards.iter().enumerate().try_for_each(|(shard, metrics)| {
+                metrics.errors().into_iter().try_for_each(|((key, code), count)| {
+                    let labels =
+                        [("shard", shard.to_string()), ("api", api_name(Some(key))), ("error", error_name(code))];
+                    counter(encoder, &labels, count)
+                })
+            })
+        },
+    )?;
     f.family(
         "tidegate_request_seconds",
         "From a request's last byte to its answer, by API",

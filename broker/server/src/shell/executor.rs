@@ -306,6 +306,9 @@ impl Core {
                 api.requests.add(1);
                 api.latency.record_latency(Duration::from_nanos(observation.nanos));
             }
+            for (api, code) in effects.errors.drain(..) {
+                self.metrics.count_error(api as i16, code);
+            }
             for log in effects.plugin_logs.drain(..) {
                 for line in &log.lines {
                     let (plugin, version, topic, message) = (&log.plugin, log.version, &log.topic, &line.message);

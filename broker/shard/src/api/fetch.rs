@@ -260,6 +260,10 @@ fn respond(
     topics: &[TopicAnswer],
     effects: &mut Effects,
 ) {
+    effects.count_error(request.api, error_code);
+    for partition in topics.iter().flat_map(|topic| &topic.partitions) {
+        effects.count_error(request.api, partition.error_code);
+    }
     let mut head = BytesMut::with_capacity(256);
     match request.begin_frame(&mut head) {
         Ok(()) => {

@@ -11,6 +11,7 @@ use kafka_protocol::{
 use tidegate_records::time::Now;
 
 use crate::{
+    api::error_codes::ErrorCodes,
     connection::ConnectionId,
     frame_shape,
     message::Reply,
@@ -23,6 +24,7 @@ mod api_versions;
 mod cluster;
 mod configs;
 mod delete_records;
+mod error_codes;
 mod fetch;
 mod fetch_response;
 mod find_coordinator;
@@ -279,7 +281,14 @@ pub(crate) fn finish(
 
 impl Shard {
     /// Answers a request with a response of its version.
-    pub(crate) fn answer(&mut self, now: Now, request: &Request, response: &impl Encodable, effects: &mut Effects) {
+    pub(crate) fn answer(
+        &mut self,
+        now: Now,
+        request: &Request,
+        response: &(impl Encodable + ErrorCodes),
+        effects: &mut Effects,
+    ) {
+        response.each_error_code(&mut |code| effects.count_error(request.api, code));
         match request.frame(response) {
             Ok(frame) => self.answer_frame(now, request, vec![frame], effects),
             Err(error) => effects.push(Effect::Close { connection: request.connection, reason: error.to_string() }),

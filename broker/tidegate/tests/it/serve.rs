@@ -1,8 +1,32 @@
 //! Starting, stopping and watching a broker, as scripts do.
 
-use std::process::Stdio;
+use std::{
+    collections::BTreeMap,
+    process::Stdio,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use kafka_protocol::{
+    messages::{
+        ApiKey, ProduceRequest, ProduceResponse, TopicName,
+        produce_request::{PartitionProduceData, TopicProduceData},
+    },
+    protocol::StrBytes,
+};
+use tidegate_records::{batch::Compression, build::BatchBuilder, time::Timestamp};
 
 use crate::{broker::Broker, raw::Raw, traps::create};
+
+/// A Produce request of one record for partition 0 of a topic.
+fn produce_one(topic: &str) -> ProduceRequest {
+    let mut builder = BatchBuilder::new(Compression::None);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis();
+    builder.push(Timestamp(now as i64), None, Some(b"value"), std::iter::empty());
+    let data = PartitionProduceData::default().with_index(0).with_records(Some(builder.build().0));
+    let name = TopicName(StrBytes::from_string(topic.to_owned()));
+    let topic = TopicProduceData::default().with_name(name).with_partition_data(vec![data]);
+    ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![topic])
+}
 
 #[test]
 fn sigterm_ends_it_with_0_and_nothing_to_recover() {
@@ -62,6 +86,55 @@ fn health_and_metrics_are_served() {
     assert_eq!(status, 200);
     for name in ["tidegate_requests_total", "CreateTopics", "tidegate_connections", "tidegate_request_seconds"] {
         assert!(metrics.contains(name), "{name} in {metrics}");
+    }
+}
+
+/// The page is read by machines: every family is written down in `METRICS.md`, with its type, and nothing else is.
+#[test]
+fn every_family_of_metrics_is_documented_and_counts() {
+    let broker = Broker::start();
+    let mut raw = Raw::new(broker.connect());
+    create(&mut raw, "counted", 1);
+    let answer: ProduceResponse = raw.call(ApiKey::Produce, 9, &produce_one("missing"));
+    assert_eq!(answer.responses[0].partition_responses[0].error_code, 3);
+    let answer: ProduceResponse = raw.call(ApiKey::Produce, 9, &produce_one("counted"));
+    assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+    let (_, page) = broker.get("/metrics");
+
+    let documented: BTreeMap<&str, &str> = include_str!("../../../server/METRICS.md")
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('|');
+            let name = cells.next()?.trim().trim_end_matches('`');
+            Some((name, cells.next()?.trim()))
+        })
+        .collect();
+    let shown: BTreeMap<&str, &str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    assert_eq!(shown, documented);
+
+    // What was just done is on it, under its names and labels.
+    for (name, labels, least) in [
+        ("tidegate_requests_total", &["api=\"Produce\""] as &[&str], 2.0),
+        ("tidegate_errors_total", &["api=\"Produce\"", "error=\"UNKNOWN_TOPIC_OR_PARTITION\""], 1.0),
+        ("tidegate_request_seconds_count", &["api=\"Produce\""], 2.0),
+        ("tidegate_records_appended_total", &[], 1.0),
+        ("tidegate_received_bytes_total", &[], 1.0),
+        ("tidegate_sent_bytes_total", &[], 1.0),
+        ("tidegate_commit_seconds_count", &[], 1.0),
+        ("tidegate_commit_bytes_count", &[], 1.0),
+        ("tidegate_sync_seconds_count", &[], 1.0),
+        ("tidegate_connections", &[], 1.0),
+        ("tidegate_connections_accepted_total", &[], 1.0),
+        ("process_resident_memory_bytes", &[], 1.0),
+    ] {
+        let values = page.lines().filter(|line| {
+            let rest = line.strip_prefix(name).unwrap_or_default();
+            (rest.starts_with('{') || rest.starts_with(' ')) && labels.iter().all(|label| rest.contains(label))
+        });
+        let sum: f64 =
+            values.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<f64>().expect("a number")).sum();
+        assert!(sum >= least, "{name} {labels:?} is {sum}:\n{page}");
     }
 }
 
