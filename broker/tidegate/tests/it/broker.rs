@@ -19,6 +19,7 @@ pub(crate) struct Broker {
     /// Where its data is, if not below `directory`.
     volume: Option<Volume>,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
     pub(crate) kafka: String,
     pub(crate) admin: String,
 }
@@ -38,8 +39,24 @@ impl Broker {
         Self::start_configured("", &[], Some(volume))
     }
 
+    /// Starts with a library that takes the place of functions of the C library, and with more environment variables.
+    pub(crate) fn start_preloaded(library: &Path, environment: &[(&'static str, &Path)]) -> Self {
+        let preload = [("LD_PRELOAD", library.to_owned())];
+        let others = environment.iter().map(|(name, value)| (*name, value.to_path_buf()));
+        Self::start_in(preload.into_iter().chain(others).collect(), "", &[], None)
+    }
+
     /// Starts with more lines of configuration, more arguments and, if named, a volume for its data.
     pub(crate) fn start_configured(settings: &str, arguments: &[&str], volume: Option<Volume>) -> Self {
+        Self::start_in(Vec::new(), settings, arguments, volume)
+    }
+
+    fn start_in(
+        environment: Vec<(&'static str, PathBuf)>,
+        settings: &str,
+        arguments: &[&str],
+        volume: Option<Volume>,
+    ) -> Self {
         let directory = tempfile::Builder::new().prefix("tidegate-it-").tempdir().expect("a temporary directory");
         let config = directory.path().join("tidegate.toml");
         // Small, so that many brokers fit beside one another; no wait for more members in the first rebalance.
@@ -50,6 +67,7 @@ impl Broker {
             directory,
             volume,
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            environment,
             kafka: String::new(),
             admin: String::new(),
         };
@@ -71,6 +89,7 @@ impl Broker {
             command.args(["--shards", "2"]);
         }
         command.args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

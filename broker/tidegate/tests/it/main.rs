@@ -8,6 +8,7 @@ mod broker;
 mod cleaning;
 mod cli;
 mod clients;
+mod clock;
 mod damage;
 mod durability;
 mod every_version;
