@@ -5,21 +5,37 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use kafka_protocol::{
-    messages::{ApiKey, DeleteTopicsRequest, DeleteTopicsResponse, TopicName, delete_topics_request::DeleteTopicState},
+    messages::{
+        ApiKey, DeleteTopicsRequest, DeleteTopicsResponse, InitProducerIdRequest, InitProducerIdResponse,
+        ProduceRequest, ProduceResponse, TopicName,
+        delete_topics_request::DeleteTopicState,
+        produce_request::{PartitionProduceData, TopicProduceData},
+    },
     protocol::StrBytes,
 };
 use rdkafka::{
     ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
     message::DeliveryResult,
-    producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
+    producer::{BaseRecord, FutureProducer, FutureRecord, Producer as _, ProducerContext, ThreadedProducer},
+};
+use tidegate_records::{
+    batch::Compression,
+    build::{BatchBuilder, Producer},
+    ids::{ProducerEpoch, ProducerId, Sequence},
+    time::Timestamp,
 };
 
-use crate::{broker::Broker, raw::Raw, traps::create};
+use crate::{
+    broker::Broker,
+    librdkafka::{block_on, client, create_topic, read},
+    raw::Raw,
+    traps::create,
+};
 
 const PARTITIONS: i32 = 8;
 const WAIT: Duration = Duration::from_secs(60);
@@ -180,4 +196,85 @@ fn what_is_left_of_a_deleted_topic_goes_and_what_no_topic_has_stays() {
     assert!(!directory.exists(), "its topic was deleted");
     assert!(stranger.join("00000000000000000000-1.tgs").exists(), "nothing says that its topic was deleted");
     assert!(broker.logged().contains("000102030405060708090a0b0c0d0e0f-0"), "and it is said");
+}
+
+/// How often anything waited for the device.
+fn syncs(broker: &Broker) -> f64 {
+    let (_, page) = broker.get("/metrics");
+    let lines = page.lines().filter(|line| line.starts_with("tidegate_sync_seconds_count"));
+    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+#[test]
+fn durability_of_a_topic_decides_whether_an_answer_waits_for_the_device() {
+    let broker = Broker::start();
+    create_topic(&broker, "synced", 1, &[("flush.messages", "1000000"), ("flush.ms", "1000000")]);
+    create_topic(&broker, "unsynced", 1, &[("tidegate.durability", "os"), ("flush.messages", "1")]);
+    let producer: FutureProducer =
+        client(&broker).set("linger.ms", "0").set("acks", "all").create().expect("a producer");
+    let produce = |topic: &str| {
+        let before = syncs(&broker);
+        for number in 0..100 {
+            let value = number.to_string();
+            block_on(producer.send(FutureRecord::<(), _>::to(topic).payload(&value), WAIT)).expect("delivered");
+        }
+        syncs(&broker) - before
+    };
+    // What Kafka says of `flush.messages` (durability comes from replication) is not for one replica: it weakens and strengthens nothing.
+    assert!(produce("synced") >= 100.0, "each of 100 answers waited for the device");
+    let unsynced = produce("unsynced");
+    assert!(unsynced < 50.0, "{unsynced} syncs for 100 answers that need none");
+    assert_eq!(read(&broker, "unsynced", 1, 100)[&0].len(), 100);
+}
+
+#[test]
+fn the_last_five_batches_of_a_producer_are_known_over_kill_9() {
+    let mut broker = Broker::start();
+    let mut raw = Raw::new(broker.connect());
+    create(&mut raw, "dup", 1);
+    let request = InitProducerIdRequest::default().with_transactional_id(None);
+    let id: InitProducerIdResponse = raw.call(ApiKey::InitProducerId, 4, &request);
+    assert_eq!(id.error_code, 0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64;
+    let batch = |sequence: i32| {
+        let producer = Producer {
+            id: ProducerId(id.producer_id.0),
+            epoch: ProducerEpoch(id.producer_epoch),
+            base_sequence: Sequence(sequence),
+        };
+        let mut builder = BatchBuilder::new(Compression::None).with_producer(producer);
+        builder.push(Timestamp(now), None, Some(sequence.to_string().as_bytes()), []);
+        builder.build().0
+    };
+    let produce = |raw: &mut Raw, sequence: i32| {
+        let data = PartitionProduceData::default().with_index(0).with_records(Some(batch(sequence)));
+        let topic = TopicProduceData::default()
+            .with_name(TopicName(StrBytes::from_static_str("dup")))
+            .with_partition_data(vec![data]);
+        let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![topic]);
+        let answer: ProduceResponse = raw.call(ApiKey::Produce, 9, &request);
+        let partition = &answer.responses[0].partition_responses[0];
+        (partition.error_code, partition.base_offset)
+    };
+    for sequence in 0..8 {
+        assert_eq!(produce(&mut raw, sequence), (0, i64::from(sequence)));
+    }
+    // By log and by snapshot: a clean stop writes one, a kill does not.
+    for clean in [false, true] {
+        if clean {
+            assert!(broker.stop().success());
+        } else {
+            broker.kill();
+        }
+        broker.restart();
+        raw = Raw::new(broker.connect());
+        for sequence in 3..8 {
+            assert_eq!(produce(&mut raw, sequence), (0, i64::from(sequence)), "a retry is told where the batch is");
+        }
+        // OUT_OF_ORDER_SEQUENCE_NUMBER: older than what is remembered, and newer than what comes next, as Apache Kafka answers.
+        assert_eq!(produce(&mut raw, 1).0, 45);
+        assert_eq!(produce(&mut raw, 20).0, 45);
+    }
+    assert_eq!(produce(&mut raw, 8), (0, 8));
+    assert_eq!(read(&broker, "dup", 1, 9)[&0].len(), 9);
 }
