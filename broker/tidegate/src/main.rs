@@ -24,7 +24,15 @@ use commands::{Cli, Usage};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long freed memory stays with the allocator before the kernel gets it back. By default a second, in which a busy broker frees
+/// tens of megabytes that then count as its own; measured, this gives them back and costs no processor time.
+const PURGE_DELAY_MILLISECONDS: std::ffi::c_long = 10;
+/// `mi_option_purge_delay` of mimalloc.h, which the bindings do not name; it comes before `use_numa_nodes`.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = libmimalloc_sys::mi_option_use_numa_nodes - 1;
+
 fn main() -> ExitCode {
+    // SAFETY: sets an integer that the allocator reads; no other thread runs yet. `MIMALLOC_PURGE_DELAY` in the environment wins.
+    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, PURGE_DELAY_MILLISECONDS) };
     let cli = Cli::parse();
     let mut out = BufWriter::new(io::stdout());
     let result = cli.run(&mut out).and_then(|()| Ok(out.flush()?));

@@ -986,7 +986,7 @@ impl Default for Config {
             requests_in_flight_bytes_max: 128 << 20,
             fetch_bytes_max: 55 << 20,
             fetch_sessions_max: 1000,
-            tail_cache_bytes: 32 << 20,
+            tail_cache_bytes: 24 << 20,
             journal_bytes: 1 << 30,
             direct_write_bytes_min: 16 << 10,
             open_files_max: 4096,
