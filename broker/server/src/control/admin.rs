@@ -169,6 +169,7 @@ fn router(state: AdminState) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/plugins", get(plugin_api::list))
         .route("/v1/plugins/{name}", get(plugin_api::show).put(plugin_api::upload).delete(plugin_api::remove))
+        .route("/v1/plugins/{name}/component", get(plugin_api::component))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(state.upload_bytes_max))

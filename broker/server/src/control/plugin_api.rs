@@ -6,7 +6,7 @@ use axum::{
     Json,
     body::Bytes,
     extract::{Path, State, rejection::BytesRejection},
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use serde_json::{Value, json};
@@ -87,6 +87,17 @@ pub(super) async fn show(State(state): State<AdminState>, Path(name): Path<Strin
         Some(plugin) => Ok(Json(describe(plugin, &image))),
         None => Err(refuse_change(MetadataError::UnknownPlugin { name })),
     }
+}
+
+/// `GET /v1/plugins/NAME/component`: the bytes that were uploaded.
+pub(super) async fn component(State(state): State<AdminState>, Path(name): Path<String>) -> Result<Response, Refusal> {
+    let image = state.control.image();
+    let hash = image.plugin(&name).map(|plugin| plugin.hash.clone());
+    let hash = hash.ok_or_else(|| refuse_change(MetadataError::UnknownPlugin { name }))?;
+    let store = state.control.plugins();
+    let read = tokio::task::spawn_blocking(move || store.component(&hash));
+    let component = read.await.map_err(|error| internal(error.to_string()))?.map_err(refuse)?;
+    Ok(([(header::CONTENT_TYPE, "application/wasm")], component).into_response())
 }
 
 /// `DELETE /v1/plugins/NAME`.

@@ -124,15 +124,18 @@ impl PluginStore {
                 Err(reason) => tracing::warn!(path = %compiled_path.display(), reason, "compiling a plugin again"),
             }
         }
-        let path = self.component_path(hash);
-        let component = fs::read(&path).map_err(io_error("read", &path))?;
-        let found = sha256(&component);
-        if found != hash {
-            return Err(PluginError::Damaged { path, found });
-        }
+        let component = self.component(hash)?;
         let compiled = self.host.compile(&component).map_err(|reason| PluginError::Refused { reason })?;
         self.keep_compiled(hash, compiled.as_ref());
         Ok(compiled)
+    }
+
+    /// A component as it was uploaded.
+    pub(super) fn component(&self, hash: &str) -> Result<Vec<u8>, PluginError> {
+        let path = self.component_path(hash);
+        let component = fs::read(&path).map_err(io_error("read", &path))?;
+        let found = sha256(&component);
+        if found == hash { Ok(component) } else { Err(PluginError::Damaged { path, found }) }
     }
 
     /// Removes the files of components that `image` does not have, and compiled code of other engines.

@@ -1,4 +1,11 @@
-//! `tidegate plugin`: build plugins, and deploy them into a running broker over its admin endpoint.
+//! `tidegate plugin`: begin, build, test and measure plugins, and deploy them into a running broker over its admin endpoint.
+
+mod bench;
+mod new;
+mod project;
+mod sandbox;
+mod test;
+mod trial;
 
 use std::{
     io::Write,
@@ -20,12 +27,14 @@ use crate::{
 
 /// Compiling a large component takes the broker some seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
-const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// A component is the largest answer.
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
-/// Build, deploy and look at plugins
+/// Write, build, test, deploy and look at plugins
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  tidegate plugin new my-router
   tidegate plugin build plugins/router-topic
   tidegate plugin deploy topic target/plugins/router_topic.component.wasm
   tidegate topic alter clicks --config tidegate.router=topic
@@ -37,6 +46,7 @@ pub(super) struct PluginArgs {
 
 #[derive(Debug, Subcommand)]
 enum PluginCommand {
+    New(new::New),
     /// Build a plugin written in Rust as a component; adds the Wasm target where it is missing
     #[command(after_help = "\
 Examples:
@@ -55,6 +65,9 @@ Examples:
         #[command(flatten)]
         json: Json,
     },
+    Test(test::Test),
+    Bench(bench::Bench),
+    Try(trial::Try),
     /// Deploy a component under a name, or a new version of it; topics that use it go over to it between two batches
     #[command(after_help = "\
 Examples:
@@ -77,9 +90,14 @@ Examples:
         #[command(flatten)]
         admin: Admin,
     },
-    /// Show a plugin and the topics that use it
+    /// Show what a plugin says of itself, and the topics that use it
+    #[command(after_help = "\
+Examples:
+  tidegate plugin describe topic                          one that is deployed
+  tidegate plugin describe router_topic.component.wasm    a file: no broker is asked")]
     Describe {
-        name: PluginName,
+        /// The name of a deployed plugin, or a component's file
+        plugin: String,
         #[command(flatten)]
         json: Json,
         #[command(flatten)]
@@ -145,6 +163,10 @@ struct Refusal {
 impl PluginArgs {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         match self.command {
+            PluginCommand::New(args) => args.run(out),
+            PluginCommand::Test(args) => args.run(out),
+            PluginCommand::Bench(args) => args.run(out),
+            PluginCommand::Try(args) => args.run(out),
             PluginCommand::Build { folder, debug, path, json } => build(&folder, debug, path, json, out),
             PluginCommand::Deploy { name, file, json, admin } => {
                 let component = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -169,9 +191,9 @@ impl PluginArgs {
                 let listing: Listing = admin.call(Method::Get, "/v1/plugins", None)?;
                 if json.json { output::json(out, &listing.plugins) } else { list(listing.plugins, out) }
             }
-            PluginCommand::Describe { name, json, admin } => {
-                let plugin: Plugin = admin.call(Method::Get, &format!("/v1/plugins/{}", name.0), None)?;
-                if json.json { output::json(out, &plugin) } else { describe(&plugin, out) }
+            PluginCommand::Describe { plugin, json, admin } => {
+                let described = Described::find(&plugin, &admin)?;
+                if json.json { output::json(out, &described) } else { described.show(out) }
             }
             PluginCommand::Remove { name, admin } => {
                 admin.call::<serde_json::Value>(Method::Delete, &format!("/v1/plugins/{}", name.0), None)?;
@@ -225,15 +247,79 @@ fn list(plugins: Vec<Plugin>, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(table.write(out)?)
 }
 
-fn describe(plugin: &Plugin, out: &mut dyn Write) -> anyhow::Result<()> {
-    writeln!(out, "plugin    {}", plugin.name)?;
-    writeln!(out, "version   {}", plugin.version)?;
-    writeln!(out, "world     {}", plugin.world)?;
-    writeln!(out, "size      {}", output::bytes(plugin.bytes))?;
-    writeln!(out, "hash      {}", plugin.hash)?;
-    writeln!(out, "uploaded  {}", moment::display(Timestamp(plugin.uploaded_at)))?;
-    let topics = if plugin.topics.is_empty() { "none".to_owned() } else { plugin.topics.join(", ") };
-    Ok(writeln!(out, "topics    {topics}")?)
+/// A plugin's own words, and what a broker knows of it.
+#[derive(Serialize)]
+struct Described {
+    #[serde(flatten)]
+    deployed: Option<Plugin>,
+    component: SelfDescription,
+}
+
+/// What the component says of itself.
+#[derive(Serialize)]
+struct SelfDescription {
+    name: String,
+    version: String,
+    summary: String,
+    world: &'static str,
+    interface: String,
+    bytes: usize,
+    example: String,
+}
+
+impl Described {
+    /// A file where there is one of that name, or that can be nothing else; else a plugin of the broker.
+    fn find(plugin: &str, admin: &Admin) -> anyhow::Result<Self> {
+        let path = Path::new(plugin);
+        let name: Result<PluginName, String> = plugin.parse();
+        let (deployed, bytes) = match name {
+            Ok(name) if !path.is_file() && path.extension().is_none_or(|extension| extension != "wasm") => {
+                let deployed = admin.call(Method::Get, &format!("/v1/plugins/{}", name.0), None)?;
+                (Some(deployed), admin.component(&name.0)?)
+            }
+            _ => (None, std::fs::read(path).with_context(|| format!("cannot read {plugin}"))?),
+        };
+        let loaded = sandbox::Loaded::new(&sandbox::engine()?, bytes)?;
+        let said = loaded.compiled.describe(&sandbox::limits())?;
+        let component = SelfDescription {
+            name: said.name,
+            version: said.version,
+            summary: said.summary,
+            world: loaded.component.world.name(),
+            interface: loaded.component.interface,
+            bytes: loaded.component.bytes.len(),
+            example: said.example,
+        };
+        Ok(Self { deployed, component })
+    }
+
+    fn show(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let component = &self.component;
+        if let Some(plugin) = &self.deployed {
+            writeln!(out, "plugin     {}", plugin.name)?;
+            writeln!(out, "version    {}", plugin.version)?;
+        }
+        writeln!(out, "component  {} {}", component.name, component.version)?;
+        writeln!(out, "           {}", component.summary)?;
+        writeln!(out, "world      {}, interface {}", component.world, component.interface)?;
+        writeln!(out, "size       {}", output::bytes(component.bytes as u64))?;
+        if let Some(plugin) = &self.deployed {
+            writeln!(out, "hash       {}", plugin.hash)?;
+            writeln!(out, "uploaded   {}", moment::display(Timestamp(plugin.uploaded_at)))?;
+            let topics = if plugin.topics.is_empty() { "none".to_owned() } else { plugin.topics.join(", ") };
+            writeln!(out, "topics     {topics}")?;
+        }
+        if component.example.is_empty() {
+            writeln!(out, "needs no configuration")?;
+        } else {
+            writeln!(out, "a configuration that works:")?;
+            let example = serde_json::from_str::<serde_json::Value>(&component.example)
+                .and_then(|value| serde_json::to_string_pretty(&value))
+                .unwrap_or_else(|_| component.example.clone());
+            example.lines().try_for_each(|line| writeln!(out, "  {line}"))?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,7 +335,19 @@ impl Admin {
         self.call(Method::Put, &format!("/v1/plugins/{name}"), Some(component))
     }
 
+    /// The component of a deployed plugin.
+    fn component(&self, name: &str) -> anyhow::Result<Vec<u8>> {
+        self.ask(Method::Get, &format!("/v1/plugins/{name}/component"), None)
+    }
+
     fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&[u8]>) -> anyhow::Result<T> {
+        let answer = self.ask(method, path, body)?;
+        let answer: &[u8] = if answer.is_empty() { b"null" } else { &answer };
+        serde_json::from_slice(answer)
+            .with_context(|| format!("{} gave an answer that is none of a Tidegate broker", self.admin))
+    }
+
+    fn ask(&self, method: Method, path: &str, body: Option<&[u8]>) -> anyhow::Result<Vec<u8>> {
         let address = self.admin.strip_prefix("http://").unwrap_or(&self.admin).trim_end_matches('/');
         if address.contains("://") {
             return Err(Usage(format!("{:?}: the admin endpoint is HOST:PORT, over HTTP", self.admin)).into());
@@ -279,15 +377,14 @@ impl Admin {
         }
         .with_context(hint)?;
         let status = response.status();
-        let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().with_context(hint)?;
+        let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().with_context(hint)?;
         if !status.is_success() {
+            let text = String::from_utf8_lossy(&answer).into_owned();
             let reason = serde_json::from_str::<Refusal>(&text).map_or(text, |refusal| refusal.error);
             let advice = if status == 401 { "\nname the file with the secret by --admin-token-file FILE" } else { "" };
             anyhow::bail!("{reason} (HTTP {}){advice}", status.as_u16());
         }
-        let text = if text.is_empty() { "null" } else { &text };
-        serde_json::from_str(text)
-            .with_context(|| format!("{address} gave an answer that is none of a Tidegate broker"))
+        Ok(answer)
     }
 
     fn token(&self) -> anyhow::Result<Option<String>> {

@@ -126,13 +126,13 @@ enum Compression {
 }
 
 /// A record that is still to be sent.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Draft {
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, Option<Vec<u8>>)>,
-    partition: Option<i32>,
-    timestamp: Option<i64>,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Draft {
+    pub(super) key: Option<Vec<u8>>,
+    pub(super) value: Option<Vec<u8>>,
+    pub(super) headers: Vec<(String, Option<Vec<u8>>)>,
+    pub(super) partition: Option<i32>,
+    pub(super) timestamp: Option<i64>,
 }
 
 impl ProduceArgs {
@@ -323,7 +323,7 @@ struct JsonRecord {
     timestamp: Option<i64>,
 }
 
-fn from_json(line: &[u8]) -> anyhow::Result<Draft> {
+pub(super) fn from_json(line: &[u8]) -> anyhow::Result<Draft> {
     let record: JsonRecord = serde_json::from_slice(line).context("is no JSON object of a record")?;
     let headers = match record.headers {
         Value::Null => Vec::new(),

@@ -4,6 +4,7 @@
 //! `TIDEGATE_REQUIRE_CLIENTS=1` they are an error. See README.md beside this file.
 
 mod admin;
+mod authors;
 mod broker;
 mod cleaning;
 mod cli;

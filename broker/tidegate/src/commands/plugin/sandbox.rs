@@ -1,0 +1,257 @@
+//! A plugin that runs in this process, in the same sandbox as in a broker.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tidegate_plugin_host::{
+    CallError, Compiled, Component, Context, Engine, EngineConfig, Limits, Needs, Partitioner, Rejection, Router,
+    TopicInfo, World,
+    build::{Profile, Progress, build_component},
+    compile,
+    component::{COMPONENT_BYTES_MAX, inspect},
+};
+use tidegate_records::{
+    columns::{Column, Columns},
+    time::Timestamp,
+};
+
+use super::super::produce::Draft;
+
+/// Calls end when they take as long as nobody would wait for.
+const CALL_TICKS_MAX: u64 = 10_000;
+const TICK: Duration = Duration::from_millis(1);
+
+/// Where a record goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Outcome {
+    /// To these topics; none: it is dropped.
+    To(Vec<Place>),
+    Partition(u32),
+    /// It is refused, in the plugin's words.
+    Rejected(String),
+}
+
+/// A topic, and the partition that a router wishes for: `orders` or `orders/3`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub(super) struct Place {
+    pub(super) topic: String,
+    pub(super) partition: Option<u32>,
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> Self {
+        match place.partition {
+            Some(partition) => format!("{}/{partition}", place.topic),
+            None => place.topic,
+        }
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.split_once('/') {
+            None => Ok(Self { topic: text, partition: None }),
+            Some((topic, partition)) => {
+                let number = partition.parse().map_err(|_| format!("{text:?} is not TOPIC or TOPIC/PARTITION"))?;
+                Ok(Self { topic: topic.to_owned(), partition: Some(number) })
+            }
+        }
+    }
+}
+
+/// What a plugin is told beside the records.
+#[derive(Clone, Debug)]
+pub(super) struct Surroundings {
+    pub(super) topic: String,
+    pub(super) partitions: u32,
+    pub(super) now: Option<i64>,
+    pub(super) seed: u64,
+    pub(super) principal: Option<String>,
+    pub(super) client_id: Option<String>,
+}
+
+/// A component, checked and compiled.
+pub(super) struct Loaded {
+    pub(super) component: Component,
+    pub(super) compiled: Compiled,
+}
+
+/// An engine whose clock runs.
+pub(super) fn engine() -> anyhow::Result<Engine> {
+    let engine = Engine::new(&EngineConfig { instances_max: 0, ..EngineConfig::default() })?;
+    let ticking = engine.clone();
+    std::thread::Builder::new()
+        .name("plugin-clock".to_owned())
+        .spawn(move || ticking.tick_forever(TICK, Duration::from_secs(60)))
+        .context("a thread for the clock of plugins cannot be started")?;
+    Ok(engine)
+}
+
+/// The component in a file; a folder is a plugin written in Rust, and built first.
+pub(super) fn read_component(path: &Path) -> anyhow::Result<Vec<u8>> {
+    if path.is_dir() {
+        return Ok(build_component(path, Profile::Release, Progress::Show)?.component.bytes.into());
+    }
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+impl Loaded {
+    pub(super) fn new(engine: &Engine, bytes: Vec<u8>) -> anyhow::Result<Self> {
+        let component = inspect(&Bytes::from(bytes), COMPONENT_BYTES_MAX)?;
+        let compiled = compile::compile(engine, &component)?;
+        Ok(Self { component, compiled })
+    }
+
+    pub(super) fn from_path(engine: &Engine, path: &Path) -> anyhow::Result<Self> {
+        Self::new(engine, read_component(path)?).with_context(|| format!("{} is no plugin", path.display()))
+    }
+
+    /// Opens an instance with a configuration.
+    pub(super) fn open(&self, config: &str) -> anyhow::Result<Opened> {
+        let limits = limits();
+        let opened = match self.component.world {
+            World::Router => Router::open(&self.compiled, config, &limits).map(Opened::Router),
+            World::Partitioner => Partitioner::open(&self.compiled, config, &limits).map(Opened::Partitioner),
+        };
+        opened.context("the plugin does not open with this configuration")
+    }
+}
+
+pub(super) fn limits() -> Limits {
+    Limits {
+        call_ticks_max: CALL_TICKS_MAX,
+        open_ticks_max: CALL_TICKS_MAX,
+        memory_bytes_max: 256 << 20,
+        ..Limits::default()
+    }
+}
+
+/// An instance.
+pub(super) enum Opened {
+    Router(Router),
+    Partitioner(Partitioner),
+}
+
+impl Opened {
+    pub(super) fn needs(&self) -> &Needs {
+        match self {
+            Self::Router(router) => router.needs(),
+            Self::Partitioner(partitioner) => partitioner.needs(),
+        }
+    }
+
+    /// What it wants to see of the records.
+    pub(super) fn columns(&self, records: &[Draft]) -> Columns {
+        let wanted = &self.needs().columns;
+        let column = |of: &dyn Fn(&Draft) -> Option<Vec<u8>>| column(records.iter().map(of));
+        Columns {
+            count: records.len() as u32,
+            keys: wanted.keys.then(|| column(&|record| record.key.clone())),
+            values: wanted.values.then(|| column(&|record| record.value.clone())),
+            timestamps: wanted.timestamps.then(|| records.iter().map(|record| record.timestamp.unwrap_or(0)).collect()),
+            offsets: None,
+            headers: wanted
+                .headers
+                .iter()
+                .map(|name| {
+                    column(&|record| {
+                        let last = record.headers.iter().rev().find(|(known, _)| known == name);
+                        last.and_then(|(_, value)| value.clone())
+                    })
+                })
+                .collect(),
+        }
+    }
+
+    /// Calls it once and throws its answer away.
+    pub(super) fn call(&mut self, columns: &Columns, around: &Surroundings) -> Result<(), CallError> {
+        let (topic, context) = (topic(around), context(around, columns.count));
+        match self {
+            Self::Router(router) => router.route(&topic, columns, &[context]).map(drop),
+            Self::Partitioner(partitioner) => partitioner.partition(&topic, columns, &[context]).map(drop),
+        }
+    }
+
+    /// Asks about records of one batch.
+    pub(super) fn ask(&mut self, records: &[Draft], around: &Surroundings) -> Result<Vec<Outcome>, CallError> {
+        let columns = self.columns(records);
+        let newest = records.iter().filter_map(|record| record.timestamp).max();
+        let around = Surroundings { now: around.now.or(newest), ..around.clone() };
+        let (topic, context) = (topic(&around), context(&around, columns.count));
+        match self {
+            Self::Router(router) => {
+                let answer = router.route(&topic, &columns, &[context])?;
+                let place = |to: tidegate_plugin_host::router::Destination| Place {
+                    topic: router.topic_name(to.topic).unwrap_or(&around.topic).to_owned(),
+                    partition: to.partition,
+                };
+                let routed = (0..records.len())
+                    .map(|record| Outcome::To(answer.routes.of_record(record).map(place).collect()))
+                    .collect();
+                Ok(with_rejections(routed, answer.rejected))
+            }
+            Self::Partitioner(partitioner) => {
+                let placement = partitioner.partition(&topic, &columns, &[context])?;
+                let placed = placement.partitions.into_iter().map(Outcome::Partition).collect();
+                Ok(with_rejections(placed, placement.rejected))
+            }
+        }
+    }
+
+    /// The lines that it logged, each with its level.
+    pub(super) fn log(&mut self) -> Vec<String> {
+        let log = match self {
+            Self::Router(router) => router.take_log(),
+            Self::Partitioner(partitioner) => partitioner.take_log(),
+        };
+        log.lines
+            .into_iter()
+            .map(|line| format!("{}: {}", format!("{:?}", line.level).to_lowercase(), line.message))
+            .collect()
+    }
+}
+
+fn topic(around: &Surroundings) -> TopicInfo<'_> {
+    TopicInfo { name: &around.topic, partitions: around.partitions }
+}
+
+fn context(around: &Surroundings, end: u32) -> Context<'_> {
+    Context {
+        end,
+        now: Timestamp(around.now.unwrap_or_else(|| crate::moment::now().0)),
+        seed: around.seed,
+        principal: around.principal.as_deref(),
+        client_id: around.client_id.as_deref(),
+    }
+}
+
+fn with_rejections(mut outcomes: Vec<Outcome>, rejected: Vec<Rejection>) -> Vec<Outcome> {
+    for rejection in rejected {
+        outcomes[rejection.record as usize] = Outcome::Rejected(rejection.reason);
+    }
+    outcomes
+}
+
+fn column(values: impl Iterator<Item = Option<Vec<u8>>>) -> Column {
+    let mut column = Column::default();
+    for (index, value) in values.enumerate() {
+        match value {
+            Some(value) => column.data.extend_from_slice(&value),
+            None => {
+                column.nulls.resize(column.nulls.len().max(index / 64 + 1), 0);
+                column.nulls[index / 64] |= 1 << (index % 64);
+            }
+        }
+        column.ends.push(column.data.len() as u32);
+    }
+    if !column.nulls.is_empty() {
+        column.nulls.resize(column.ends.len().div_ceil(64), 0);
+    }
+    column
+}

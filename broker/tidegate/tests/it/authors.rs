@@ -1,0 +1,227 @@
+//! What the author of a plugin does, as the documentation says it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::broker::Broker;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A command line with `tidegate` on its path. What it fetches, the build of these tests has fetched before.
+fn shell(script: &str, folder: &Path) -> Command {
+    let binaries = Path::new(env!("CARGO_BIN_EXE_tidegate")).parent().expect("a folder");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new("bash");
+    command
+        .args(["-ec", script])
+        .current_dir(folder)
+        .env("PATH", format!("{}:{path}", binaries.display()))
+        .env("XDG_CACHE_HOME", folder.join("cache"))
+        .env("CARGO_NET_OFFLINE", "true")
+        .env_remove("CARGO_TARGET_DIR")
+        .stdin(Stdio::null());
+    command
+}
+
+fn output(mut command: Command) -> String {
+    let output = command.output().expect("it runs");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}\n{out}\n{err}");
+    out.into_owned()
+}
+
+fn tidegate(folder: &Path, arguments: &[&str]) -> String {
+    let mut command = shell("exec tidegate \"$@\"", folder);
+    command.arg("tidegate").args(arguments);
+    output(command)
+}
+
+/// A command of a `console` block, and what is printed: `...` stands for any lines.
+struct Step {
+    command: String,
+    printed: Vec<String>,
+}
+
+fn steps(document: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut inside = false;
+    for line in document.lines() {
+        match line {
+            "```console" => inside = true,
+            "```" => inside = false,
+            _ if !inside => {}
+            _ => match line.strip_prefix("$ ") {
+                Some(command) => steps.push(Step { command: command.to_owned(), printed: Vec::new() }),
+                None => steps.last_mut().expect("a block begins with a command").printed.push(line.to_owned()),
+            },
+        }
+    }
+    steps
+}
+
+/// Whether the lines are the expected ones, `...` being any number of them.
+fn is_as_expected(expected: &[String], lines: &[&str]) -> bool {
+    match expected {
+        [] => lines.is_empty(),
+        [first, rest @ ..] if first == "..." => {
+            (0..=lines.len()).any(|skipped| is_as_expected(rest, &lines[skipped..]))
+        }
+        [first, rest @ ..] => lines.first() == Some(&first.as_str()) && is_as_expected(rest, &lines[1..]),
+    }
+}
+
+#[test]
+fn a_plugin_in_ten_minutes_is_as_the_documentation_says() {
+    let document = fs::read_to_string(repository().join("sdk/rust/README.md")).expect("the SDK has a README");
+    let steps = steps(&document);
+    assert!(steps.len() >= 10, "the commands of the README were found");
+    let broker = Broker::start();
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    // One shell for all, which keeps its directory; after each command it says so.
+    let script: String = steps.iter().map(|step| format!("{}\necho '---- done'\n", step.command)).collect();
+    let mut command = shell(&script, folder.path());
+    command.env("TIDEGATE_BOOTSTRAP", &broker.kafka).env("TIDEGATE_ADMIN", &broker.admin);
+    let printed = output(command);
+    let printed: Vec<&str> = printed.split("---- done\n").collect();
+    assert_eq!(printed.len(), steps.len() + 1);
+    for (step, printed) in steps.iter().zip(printed) {
+        let lines: Vec<&str> = printed.lines().collect();
+        assert!(
+            is_as_expected(&step.printed, &lines),
+            "{}\nprinted:\n{printed}\nexpected:\n{}",
+            step.command,
+            step.printed.join("\n")
+        );
+    }
+}
+
+#[test]
+fn a_new_partitioner_builds_and_its_tests_pass() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    tidegate(folder.path(), &["plugin", "new", "my-partitioner", "--kind", "partitioner"]);
+    output(shell("cd my-partitioner && cargo test", folder.path()));
+    let command =
+        "cd my-partitioner && tidegate plugin test . --records records.jsonl --config-file config.json --json";
+    let answered: Vec<Value> = serde_json::from_str(&output(shell(command, folder.path()))).expect("JSON");
+    assert_eq!(answered[0]["partition"], answered[1]["partition"], "records of a customer stay together");
+    // A folder that is not empty stays as it is.
+    let again = shell("tidegate plugin new my-partitioner", folder.path()).output().expect("it runs");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("not empty"));
+    let bench = "tidegate plugin bench my-partitioner --config-file my-partitioner/config.json --json";
+    let measured: Vec<Value> = serde_json::from_str(&output(shell(bench, folder.path()))).expect("JSON");
+    assert_eq!(measured.len(), 4);
+    assert!(
+        measured.iter().all(|one| one["no_op_ns_per_record"].as_f64().is_some_and(|cost| cost > 0.0)),
+        "{measured:?}"
+    );
+}
+
+#[test]
+fn a_plugin_is_tried_without_writing_anything() {
+    let broker = Broker::start();
+    let folder = repository();
+    let run = |arguments: &[&str]| {
+        let mut command = shell("exec tidegate \"$@\"", &folder);
+        command.arg("tidegate").args(arguments);
+        output({
+            command.env("TIDEGATE_BOOTSTRAP", &broker.kafka).env("TIDEGATE_ADMIN", &broker.admin);
+            command
+        })
+    };
+    let built = |name: &str| component(&folder.join("plugins").join(name));
+    run(&["plugin", "deploy", "direct", &built("router-direct")]);
+    run(&["plugin", "deploy", "murmur2", &built("partitioner-murmur2")]);
+    run(&["topic", "create", "one", "--partitions", "7", "--config", "tidegate.partitioner=murmur2"]);
+    let config = r#"tidegate.router.config={"bindings":[{"key":"foobar","topic":"one"},{"key":"foobar","topic":"two"},{"key":"bad","topic":"one"}],"unmatched":"reject"}"#;
+    run(&["topic", "create", "two"]);
+    run(&["topic", "create", "source", "--config", "tidegate.router=direct", "--config", config]);
+
+    let tried: Value =
+        serde_json::from_str(&run(&["plugin", "try", "--topic", "source", "--key", "foobar", "--json"])).expect("JSON");
+    assert_eq!(tried["router"]["plugin"], "direct");
+    assert!(tried["router"]["nanoseconds"].as_f64().is_some_and(|time| time > 0.0));
+    // What librdkafka's murmur2 answers for 7 partitions.
+    assert_eq!(
+        (&tried["destinations"][0]["topic"], &tried["destinations"][0]["partition"]),
+        (&"one".into(), &0.into())
+    );
+    assert_eq!(tried["destinations"][0]["partitioner"]["plugin"], "murmur2");
+    assert_eq!(
+        (&tried["destinations"][1]["topic"], &tried["destinations"][1]["partition"]),
+        (&"two".into(), &Value::Null)
+    );
+    let refused = run(&["plugin", "try", "--topic", "source", "--key", "other"]);
+    assert!(refused.contains("rejected: no binding has the routing key 'other'"), "{refused}");
+    for topic in ["source", "one", "two"] {
+        assert_eq!(run(&["consume", topic, "--exit-at-end"]), "", "nothing is written to {topic}");
+    }
+
+    // The same from records that are there.
+    run(&["topic", "create", "plain"]);
+    let mut produce = shell("printf 'foobar:1\\nother:2\\n' | tidegate produce plain --key-separator :", &folder);
+    produce.env("TIDEGATE_BOOTSTRAP", &broker.kafka);
+    output(produce);
+    let config = config.strip_prefix("tidegate.router.config=").expect("its name");
+    let arguments =
+        ["plugin", "test", &built("router-direct"), "--topic", "plain", "--from", "0", "--config", config, "--json"];
+    let answered: Vec<Value> = serde_json::from_str(&run(&arguments)).expect("JSON");
+    assert_eq!(answered[0]["to"], serde_json::json!(["one", "two"]));
+    assert_eq!(answered[1]["rejected"], "no binding has the routing key 'other'");
+
+    let described: Value = serde_json::from_str(&run(&["plugin", "describe", "direct", "--json"])).expect("JSON");
+    assert_eq!((&described["topics"][0], &described["component"]["name"]), (&"source".into(), &"router-direct".into()));
+}
+
+/// Builds a plugin of this repository; the path of its component.
+fn component(folder: &Path) -> String {
+    let built = tidegate_plugin_host::build::build_component(
+        folder,
+        tidegate_plugin_host::build::Profile::Release,
+        tidegate_plugin_host::build::Progress::Quiet,
+    );
+    let path = built.unwrap_or_else(|error| panic!("{}: {error}", folder.display())).path;
+    path.to_str().expect("a path of text").to_owned()
+}
+
+#[test]
+fn every_shipped_plugin_works_in_the_sandbox_with_its_own_example() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let records = scratch.path().join("records.jsonl");
+    fs::write(&records, "{\"key\":\"eu.1\",\"value\":{\"region\":\"eu\",\"order\":{\"total\":2000}},\"headers\":{\"tenant\":\"acme\"}}\n{}\n")
+        .expect("written");
+    let shipped = fs::read_to_string(repository().join("plugins/README.md")).expect("it has a README");
+    let mut folders: Vec<PathBuf> = fs::read_dir(repository().join("plugins"))
+        .expect("the folder is there")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.join("Cargo.toml").is_file())
+        .collect();
+    folders.sort();
+    assert!(folders.len() >= 12, "{folders:?}");
+    for folder in folders {
+        let name = folder.file_name().and_then(|name| name.to_str()).expect("a name of text");
+        assert!(shipped.contains(&format!("`{name}`")), "plugins/README.md does not tell of {name}");
+        let component = component(&folder);
+        let described: Value =
+            serde_json::from_str(&tidegate(scratch.path(), &["plugin", "describe", &component, "--json"]))
+                .expect("JSON");
+        let example = described["component"]["example"].as_str().expect("an example");
+        let world = described["component"]["world"].as_str().expect("a world");
+        if !matches!(world, "router" | "partitioner") {
+            continue;
+        }
+        let records = records.to_str().expect("a path of text");
+        let answered: Vec<Value> = serde_json::from_str(&tidegate(
+            scratch.path(),
+            &["plugin", "test", &component, "--records", records, "--config", example, "--json"],
+        ))
+        .expect("JSON");
+        assert_eq!(answered.len(), 2, "{name}");
+    }
+}
