@@ -11,7 +11,7 @@ use tidegate_records::ids::{BrokerId, PartitionIndex, TopicId, TopicPartition};
 
 use crate::{
     partition::producers::DERIVED_PRODUCER_IDS_START,
-    topic_config::{BrokerDefaults, ConfigError, TopicConfig},
+    topic_config::{BrokerDefaults, ConfigError, TopicConfig, Unroutable},
 };
 
 /// The internal topic that holds committed offsets and groups, in Kafka's own formats.
@@ -323,6 +323,23 @@ impl MetadataImage {
 
     fn validate_config(&self, configs: &BTreeMap<String, String>) -> Result<(), MetadataError> {
         let config = TopicConfig::resolve(configs, &self.defaults)?;
+        let alternate = match &config.unroutable {
+            Unroutable::Alternate(topic) => Some(topic),
+            Unroutable::Drop | Unroutable::Reject => None,
+        };
+        for (name, topic) in [
+            ("tidegate.dead.letter.topic", config.dead_letter_topic.as_ref()),
+            ("tidegate.router.unroutable.topic", alternate),
+        ] {
+            let Some(topic) = topic else { continue };
+            let reason = match self.topics.get(topic) {
+                Some(found) if !found.is_internal() => continue,
+                Some(_) => "this topic is written by the broker alone",
+                None => "there is no such topic; create it first",
+            };
+            let (name, value, reason) = (name.to_owned(), topic.clone(), reason.to_owned());
+            return Err(ConfigError::Invalid { name, value, reason }.into());
+        }
         for (attachment, world) in [(&config.router, "router"), (&config.partitioner, "partitioner")] {
             let Some(attachment) = attachment else { continue };
             let plugin = self

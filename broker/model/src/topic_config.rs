@@ -55,6 +55,7 @@ pub struct TopicKey {
 const ANY_INT: Allowed = Allowed::Integers { min: 0, max: i32::MAX as i64 };
 const ANY_LONG: Allowed = Allowed::Integers { min: 0, max: i64::MAX };
 const FROM_MINUS_ONE: Allowed = Allowed::Integers { min: -1, max: i64::MAX };
+const ON_FAILURE: &[&str] = &["reject", "bypass", "dead-letter"];
 const UNLIMITED: &str = "9223372036854775807";
 
 const fn key(
@@ -337,6 +338,14 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         "Milliseconds after which a segment is closed even if it is not full.",
     ),
     key(
+        "tidegate.dead.letter.topic",
+        ConfigType::String,
+        "",
+        "",
+        Allowed::Text,
+        "Where records go whose plugin failed, if its `on.failure` is `dead-letter`; headers say why (KIP-1317).",
+    ),
+    key(
         "tidegate.durability",
         ConfigType::String,
         "fsync",
@@ -361,6 +370,38 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         "The configuration of that plugin, as it asks for it.",
     ),
     key(
+        "tidegate.partitioner.on.failure",
+        ConfigType::String,
+        "reject",
+        "",
+        Allowed::OneOf(ON_FAILURE),
+        "When the partitioner traps, fails or answers nonsense: the producer gets an error (`reject`), the partition that it chose is taken (`bypass`), or the records go to `tidegate.dead.letter.topic`.",
+    ),
+    key(
+        "tidegate.plugin.deadline.ms",
+        ConfigType::Int,
+        "-1",
+        "",
+        FROM_MINUS_ONE,
+        "Milliseconds for which a call of this topic's plugins may last: at most the broker's plugin.deadline.ms, which -1 stands for.",
+    ),
+    key(
+        "tidegate.plugin.memory.max.bytes",
+        ConfigType::Long,
+        "-1",
+        "",
+        FROM_MINUS_ONE,
+        "Bytes of memory that an instance of this topic's plugins may have: at most the broker's plugin.memory.max.bytes, which -1 stands for.",
+    ),
+    key(
+        "tidegate.plugin.output.max.bytes",
+        ConfigType::Long,
+        "-1",
+        "",
+        FROM_MINUS_ONE,
+        "Bytes that a call of this topic's plugins may answer with: at most the broker's limit, which -1 stands for.",
+    ),
+    key(
         "tidegate.router",
         ConfigType::String,
         "",
@@ -377,12 +418,36 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         "The configuration of that plugin, as it asks for it.",
     ),
     key(
+        "tidegate.router.on.failure",
+        ConfigType::String,
+        "reject",
+        "",
+        Allowed::OneOf(ON_FAILURE),
+        "When the router traps, fails or answers nonsense: the producer gets an error (`reject`), the records stay in this topic (`bypass`), or they go to `tidegate.dead.letter.topic`.",
+    ),
+    key(
         "tidegate.router.store",
         ConfigType::Boolean,
         "false",
         "",
         Allowed::Boolean,
         "Whether a routed topic also keeps the records that were sent to it.",
+    ),
+    key(
+        "tidegate.router.unroutable",
+        ConfigType::String,
+        "drop",
+        "",
+        Allowed::OneOf(&["drop", "reject", "alternate"]),
+        "Records that the router sends nowhere: they are dropped, the producer gets an error for them, or they go to `tidegate.router.unroutable.topic`.",
+    ),
+    key(
+        "tidegate.router.unroutable.topic",
+        ConfigType::String,
+        "",
+        "",
+        Allowed::Text,
+        "The topic of records that the router sends nowhere, as RabbitMQ's alternate exchange.",
     ),
     key(
         "unclean.leader.election.enable",
@@ -411,6 +476,8 @@ pub enum ConfigError {
         "The configuration value of {name} cannot be added because it exceeds the maximum value size of {VALUE_BYTES_MAX} bytes."
     )]
     TooLong { name: String },
+    #[error("{name}={value} needs a topic in {needed}")]
+    NeedsTopic { name: &'static str, value: &'static str, needed: &'static str },
     #[error(
         "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage."
     )]
@@ -555,6 +622,9 @@ pub struct TopicConfig {
     pub partitioner: Option<Attachment>,
     pub router: Option<Attachment>,
     pub router_store: bool,
+    pub unroutable: Unroutable,
+    /// For attachments whose policy is [`OnFailure::DeadLetter`].
+    pub dead_letter_topic: Option<String>,
     /// What was set on the topic itself.
     overrides: BTreeMap<String, String>,
 }
@@ -565,6 +635,38 @@ pub struct Attachment {
     pub plugin: String,
     /// Handed to the plugin as it is.
     pub config: String,
+    pub on_failure: OnFailure,
+    pub limits: AttachmentLimits,
+}
+
+/// What becomes of records whose plugin trapped, refused to answer or answered nonsense.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The producer gets an error, and nothing is written.
+    #[default]
+    Reject,
+    /// As if there were no plugin: they stay in the topic that they were sent to, in the partition that the client chose.
+    Bypass,
+    /// They are written to [`TopicConfig::dead_letter_topic`], with headers that say why.
+    DeadLetter,
+}
+
+/// What becomes of records that a router sends nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Unroutable {
+    #[default]
+    Drop,
+    Reject,
+    /// They go to this topic.
+    Alternate(String),
+}
+
+/// What an attachment's instances may use, where that is less than the broker's limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttachmentLimits {
+    pub deadline_ms: Option<u64>,
+    pub memory_bytes: Option<usize>,
+    pub output_bytes: Option<usize>,
 }
 
 /// Defaults that the broker's own configuration gives to topics, by topic key.
@@ -594,9 +696,41 @@ impl TopicConfig {
         let int = |name: &str| text(name).trim().parse::<i32>().map_err(|_| invalid(name));
         let size = |name: &str| text(name).trim().parse::<usize>().map_err(|_| invalid(name));
         let truth = |name: &str| text(name).trim().eq_ignore_ascii_case("true");
-        let attachment = |name: &str, config: &str| {
+        let limit = |name: &str| -> Result<Option<u64>, ConfigError> { Ok(u64::try_from(long(name)?).ok()) };
+        let bytes = |name: &str| -> Result<Option<usize>, ConfigError> {
+            Ok(limit(name)?.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)))
+        };
+        let limits = AttachmentLimits {
+            deadline_ms: limit("tidegate.plugin.deadline.ms")?,
+            memory_bytes: bytes("tidegate.plugin.memory.max.bytes")?,
+            output_bytes: bytes("tidegate.plugin.output.max.bytes")?,
+        };
+        let topic = |name: &str| Some(text(name).trim().to_owned()).filter(|topic| !topic.is_empty());
+        let dead_letter_topic = topic("tidegate.dead.letter.topic");
+        let attachment = |name: &str, config: &str, on_failure: &'static str| -> Result<_, ConfigError> {
             let plugin = text(name).trim();
-            (!plugin.is_empty()).then(|| Attachment { plugin: plugin.to_owned(), config: text(config).to_owned() })
+            let on_failure = match text(on_failure).trim() {
+                "dead-letter" if dead_letter_topic.is_none() => {
+                    let (value, needed) = ("dead-letter", "tidegate.dead.letter.topic");
+                    return Err(ConfigError::NeedsTopic { name: on_failure, value, needed });
+                }
+                "dead-letter" => OnFailure::DeadLetter,
+                "bypass" => OnFailure::Bypass,
+                _ => OnFailure::Reject,
+            };
+            let config = text(config).to_owned();
+            Ok((!plugin.is_empty()).then(|| Attachment { plugin: plugin.to_owned(), config, on_failure, limits }))
+        };
+        let unroutable = match text("tidegate.router.unroutable").trim() {
+            "alternate" => {
+                Unroutable::Alternate(topic("tidegate.router.unroutable.topic").ok_or(ConfigError::NeedsTopic {
+                    name: "tidegate.router.unroutable",
+                    value: "alternate",
+                    needed: "tidegate.router.unroutable.topic",
+                })?)
+            }
+            "reject" => Unroutable::Reject,
+            _ => Unroutable::Drop,
         };
         let policies: Vec<&str> = text("cleanup.policy").split(',').map(str::trim).collect();
         let resolved = Self {
@@ -632,9 +766,15 @@ impl TopicConfig {
             segment_bytes: long("segment.bytes")?.unsigned_abs(),
             segment_ms: long("segment.ms")?,
             durability_os: text("tidegate.durability").trim() == "os",
-            partitioner: attachment("tidegate.partitioner", "tidegate.partitioner.config"),
-            router: attachment("tidegate.router", "tidegate.router.config"),
+            partitioner: attachment(
+                "tidegate.partitioner",
+                "tidegate.partitioner.config",
+                "tidegate.partitioner.on.failure",
+            )?,
+            router: attachment("tidegate.router", "tidegate.router.config", "tidegate.router.on.failure")?,
             router_store: truth("tidegate.router.store"),
+            unroutable,
+            dead_letter_topic,
             overrides: overrides.clone(),
         };
         if resolved.min_compaction_lag_ms > resolved.max_compaction_lag_ms {

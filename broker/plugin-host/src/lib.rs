@@ -45,7 +45,7 @@ pub struct TopicInfo<'a> {
 pub struct Context<'a> {
     /// The run's records are those from the end of the run before to here; the last one ends at the number of records.
     pub end: u32,
-    /// The append time of the batch.
+    /// The largest timestamp that the producer gave a record of the batch.
     pub now: tidegate_records::time::Timestamp,
     /// Drawn from topic, partition, producer and sequence: the same for a retry.
     pub seed: u64,

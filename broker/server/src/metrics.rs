@@ -14,6 +14,8 @@ use std::{
     time::Duration,
 };
 
+use tidegate_shard::AttachmentReport;
+
 /// API keys that are counted one by one: 0 to this minus 1 (the highest of Kafka 4.3 is 92). All others are counted together.
 pub const API_KEYS: usize = 96;
 /// Finite buckets of a [`Histogram`]; one more takes what is larger.
@@ -169,9 +171,6 @@ pub struct ShardMetrics {
     pub tail_cache_hits: Counter,
     pub tail_cache_misses: Counter,
     pub messages_to_shards: Counter,
-    pub plugin_calls: Counter,
-    pub plugin_traps: Counter,
-    pub plugin_latency: Histogram,
 }
 
 impl Default for ShardMetrics {
@@ -204,9 +203,6 @@ impl Default for ShardMetrics {
             tail_cache_hits: Counter::default(),
             tail_cache_misses: Counter::default(),
             messages_to_shards: Counter::default(),
-            plugin_calls: Counter::default(),
-            plugin_traps: Counter::default(),
-            plugin_latency: Histogram::default(),
         }
     }
 }
@@ -242,6 +238,7 @@ pub struct ShardReport {
     pub shard: u16,
     pub partitions: Vec<PartitionReport>,
     pub groups: Vec<GroupReport>,
+    pub attachments: Vec<AttachmentReport>,
 }
 
 /// One partition, as its shard knows it.

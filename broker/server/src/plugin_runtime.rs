@@ -3,7 +3,10 @@
 use std::{any::Any, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tidegate_model::topic_config::Attachment;
 use tidegate_plugin_host::{Compiled, Engine, EngineConfig, Limits, Partitioner, Router, World, compile, component};
+
+use tidegate_shard::attachment_limits;
 
 use crate::control::plugins::{CompiledPlugin, PluginHost};
 
@@ -92,10 +95,23 @@ impl CompiledPlugin for Loaded {
         Ok([self.code.sha256().as_slice(), &kept].concat())
     }
 
-    fn trial(&self, config: &str) -> Result<(), String> {
+    fn trial(&self, attachment: &Attachment) -> Result<(), String> {
+        let (own, broker) = (&attachment.limits, &self.limits);
+        let above = |topic: &str, asked: Option<u64>, broker: &str, limit: u64| match asked {
+            Some(asked) if asked > limit => {
+                Err(format!("{topic}={asked} is more than the broker's limit of {limit} ({broker})"))
+            }
+            _ => Ok(()),
+        };
+        let bytes = |bytes: Option<usize>| bytes.map(|bytes| bytes as u64);
+        above("tidegate.plugin.deadline.ms", own.deadline_ms, "plugin.deadline.ms", broker.call_ticks_max - 1)?;
+        let (memory, output) = (broker.memory_bytes_max as u64, broker.answer_bytes_max as u64);
+        above("tidegate.plugin.memory.max.bytes", bytes(own.memory_bytes), "plugin.memory.max.bytes", memory)?;
+        above("tidegate.plugin.output.max.bytes", bytes(own.output_bytes), "fixed", output)?;
+        let (config, limits) = (&attachment.config, attachment_limits(broker, attachment));
         match self.code.world() {
-            World::Router => Router::open(&self.code, config, &self.limits).map(drop),
-            World::Partitioner => Partitioner::open(&self.code, config, &self.limits).map(drop),
+            World::Router => Router::open(&self.code, config, &limits).map(drop),
+            World::Partitioner => Partitioner::open(&self.code, config, &limits).map(drop),
         }
         .map_err(|error| error.to_string())
     }

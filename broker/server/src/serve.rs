@@ -11,7 +11,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::AtomicUsize,
         mpsc::{self, RecvTimeoutError},
     },
@@ -43,6 +43,7 @@ use crate::{
     data_directory::{DataDirectory, DataDirectoryError},
     logging::{self, LoggingError},
     metrics::ShardMetrics,
+    plugin_log::PluginLines,
     plugin_runtime::{self, WasmHost},
     shell::{
         acceptor::Acceptor,
@@ -130,6 +131,8 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     let kafka = listener.local_addr().map_err(system("the listener has no address"))?;
     let broker = advertised(config, kafka);
     let metrics: Vec<Arc<ShardMetrics>> = (0..shards).map(|_| Arc::default()).collect();
+    let page = MetricsPage::new(metrics.clone());
+    let plugin_lines = Arc::clone(&page.plugin_lines);
     let control = Control::start(ControlOptions {
         data_directory: directory.path().to_path_buf(),
         empty: MetadataImage::new(directory.meta().cluster_id.clone(), broker.clone(), config.broker_defaults()),
@@ -138,7 +141,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
             token_file: config.admin_token_file.clone(),
             upload_bytes_max: config.plugin_upload_bytes_max,
         },
-        page: MetricsPage::new(metrics.clone()),
+        page,
         plugin_host: Arc::new(WasmHost::start(plugin_limits(config)).map_err(|reason| ServeError::Plugins { reason })?),
         fatal: {
             let fatal = fatal.clone();
@@ -146,7 +149,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
             Box::new(move |reason| drop(fatal.send(reason)))
         },
     })?;
-    let running = match start_shards(config, &directory, &report, &control, metrics, fatal) {
+    let running = match start_shards(config, &directory, &report, &control, (metrics, plugin_lines), fatal) {
         Ok(running) => running,
         Err(error) => {
             control.stop();
@@ -241,7 +244,7 @@ fn start_shards(
     directory: &DataDirectory,
     report: &StartupReport,
     control: &Control,
-    metrics: Vec<Arc<ShardMetrics>>,
+    (metrics, plugin_lines): (Vec<Arc<ShardMetrics>>, Arc<PluginLines>),
     fatal: tokio_mpsc::UnboundedSender<String>,
 ) -> Result<Shards, ServeError> {
     let shards = config.shard_count();
@@ -290,6 +293,7 @@ fn start_shards(
             limits: connection_limits(config, shards),
             clock,
             metrics,
+            plugin_lines: Arc::clone(&plugin_lines),
             open_connections: Arc::clone(&running.open_connections),
             propose: Arc::clone(&propose),
             pulse: pulse.clone(),
@@ -393,10 +397,17 @@ fn shard_settings(config: &Config, directory: &DataDirectory) -> ShardSettings {
         producer_id_expiration_ms: config.producer_id_expiration_ms,
         groups: group_config(config),
         plugin_limits: plugin_limits(config),
+        stopwatch: monotonic_nanos,
         data_directory: directory.path().display().to_string(),
         shown: shown_settings(config),
         ..ShardSettings::default()
     }
+}
+
+/// Nanoseconds since the first call, to measure by.
+fn monotonic_nanos() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn plugin_limits(config: &Config) -> Limits {

@@ -20,7 +20,7 @@ mod shard;
 mod waiting;
 
 pub use connection::{ConnectionId, FrameError, frame_length};
-pub use plugins::PluginLog;
+pub use plugins::{AttachmentCounts, AttachmentReport, PluginLog, attachment_limits};
 pub use request::RequestId;
 pub use shard::{
     AppendBatch, CleaningStep, Effect, Effects, Input, Lookup, LookupAnswer, Observation, ReadId, ReadOutcome,

@@ -11,6 +11,10 @@
 //! Order: parts go to their owners in the order of the batches. A batch that was refused for a passing reason, here or by an owner, holds back
 //! those behind it until it comes again (`refused.rs`).
 //!
+//! A plugin that fails (`plugins/fault.rs`) gives the producer an error, unless the attachment's policy says that its records go on as if there
+//! were none, or to a dead-letter topic. A retry meets the same policy: where the plugin's failure depends on the batch alone, it ends up
+//! in the same place.
+//!
 //! An instance belongs to one attachment of one topic on this shard. One that has trapped is replaced with the next batch; a new
 //! version of its plugin, or another configuration, takes over between two batches.
 
@@ -21,10 +25,10 @@ use kafka_protocol::ResponseError;
 use tidegate_model::{
     metadata::{MetadataImage, Topic},
     partition::{AppendError, producers::derived_producer_id},
-    topic_config::Attachment,
+    topic_config::{Attachment, OnFailure, Unroutable},
 };
 use tidegate_plugin_host::{
-    CallError, Compiled, Context, Limits, LogLine, OpenError, Partitioner, Rejection, Router, TopicInfo, Trap, TrapKind,
+    CallError, Compiled, Context, Limits, LogLevel, LogLine, OpenError, Partitioner, Rejection, Router, TopicInfo,
 };
 use tidegate_records::{
     batch::{BatchHeader, Compression, HEADER_BYTES, HeaderError},
@@ -36,6 +40,14 @@ use tidegate_records::{
     time::{Now, Timestamp},
     validate::{Rules, ValidateError, validate},
 };
+
+mod counts;
+mod fault;
+
+pub use counts::{AttachmentCounts, AttachmentReport};
+
+use counts::Counts;
+use fault::{DeadLetter, Fault, FaultKind, policy};
 
 use crate::{
     api::refuse_derived, error::PartitionError, message::ProduceItem, refused::Refused, request::Request, shard::Shard,
@@ -50,6 +62,8 @@ pub(crate) struct Plugins {
     deployed: BTreeMap<String, Deployed>,
     routers: BTreeMap<TopicId, Attached<Router>>,
     partitioners: BTreeMap<TopicId, Attached<Partitioner>>,
+    router_counts: Counts,
+    partitioner_counts: Counts,
     log: Vec<PluginLog>,
     /// Batches that a plugin did not want to route now.
     refused: Refused,
@@ -121,6 +135,13 @@ impl Plugins {
     pub(crate) fn retain_topics(&mut self, exists: impl Fn(TopicId) -> bool) {
         self.routers.retain(|topic, _| exists(*topic));
         self.partitioners.retain(|topic, _| exists(*topic));
+        self.router_counts.retain(&exists);
+        self.partitioner_counts.retain(&exists);
+    }
+
+    /// What was counted at each attachment.
+    pub(crate) fn reports(&self, image: &MetadataImage) -> impl Iterator<Item = AttachmentReport> {
+        self.router_counts.reports("router", image).chain(self.partitioner_counts.reports("partitioner", image))
     }
 
     pub(crate) fn take_log(&mut self) -> Vec<PluginLog> {
@@ -135,37 +156,34 @@ fn instance<'a, I: Instance>(
     topic: TopicId,
     attachment: &Attachment,
     limits: &Limits,
-) -> Result<&'a mut Attached<I>, PartitionError> {
+) -> Result<&'a mut Attached<I>, Fault> {
+    let unavailable = |message: String| Fault::new(FaultKind::Unavailable, policy(message));
     let plugin = deployed.get(&attachment.plugin).ok_or_else(|| {
-        policy(format!("plugin '{}' is not loaded; deploy it again (tidegate plugin deploy)", attachment.plugin))
+        unavailable(format!("plugin '{}' is not loaded; deploy it again (tidegate plugin deploy)", attachment.plugin))
     })?;
     let current = instances.get(&topic).is_some_and(|attached| {
         attached.version == plugin.version && attached.attachment == *attachment && !attached.instance.is_dead()
     });
     if !current {
-        let opened = I::open(&plugin.compiled, &attachment.config, limits);
-        let instance = opened.map_err(|error| policy(format!("plugin '{}': {error}", attachment.plugin)))?;
+        let opened = I::open(&plugin.compiled, &attachment.config, &attachment_limits(limits, attachment));
+        let instance = opened.map_err(|error| unavailable(format!("plugin '{}': {error}", attachment.plugin)))?;
         let attached = Attached { attachment: attachment.clone(), version: plugin.version, instance };
         instances.insert(topic, attached);
     }
     Ok(instances.get_mut(&topic).expect("it is there, or was just put there"))
 }
 
-fn policy(message: String) -> PartitionError {
-    PartitionError::Other { code: ResponseError::PolicyViolation.code(), message }
-}
-
-fn call_error(plugin: &str, error: CallError) -> PartitionError {
-    let message = format!("plugin '{plugin}': {error}");
-    match error {
-        // Retriable for every client: the batch is as it was. A deadline counts time on the wall, so it can be the machine's doing.
-        CallError::Retry { .. } | CallError::Trap(Trap { kind: TrapKind::Deadline, .. }) => {
-            PartitionError::Other { code: ResponseError::RequestTimedOut.code(), message }
-        }
-        CallError::Refused { .. } => {
-            PartitionError::Invalid { code: ResponseError::InvalidRecord.code(), message, records: Vec::new() }
-        }
-        CallError::Trap(_) | CallError::WrongAnswer(_) => policy(message),
+/// The limits of an attachment: the broker's, or its own where those are lower.
+#[must_use]
+pub fn attachment_limits(broker: &Limits, attachment: &Attachment) -> Limits {
+    let own = &attachment.limits;
+    // A tick is a millisecond, and the first may come at once.
+    let ticks = own.deadline_ms.map_or(u64::MAX, |deadline| deadline.saturating_add(1).max(2));
+    Limits {
+        call_ticks_max: broker.call_ticks_max.min(ticks),
+        memory_bytes_max: broker.memory_bytes_max.min(own.memory_bytes.unwrap_or(usize::MAX)),
+        answer_bytes_max: broker.answer_bytes_max.min(own.output_bytes.unwrap_or(usize::MAX)),
+        ..broker.clone()
     }
 }
 
@@ -191,30 +209,65 @@ struct Batch<'a> {
     client_id: Option<&'a str>,
 }
 
-/// Where records go: a topic, and a partition unless that is for the topic's partitioner to say.
-type Target = (Arc<Topic>, Option<PartitionIndex>);
+/// Where records go.
+#[derive(Clone)]
+struct Target {
+    topic: Arc<Topic>,
+    /// None: that is for the topic's partitioner to say.
+    partition: Option<PartitionIndex>,
+    /// Why they go there instead of where they should.
+    dead: Option<Arc<DeadLetter>>,
+}
+
+impl Target {
+    /// A topic whose partitioner decides; without one records keep the partition that the client chose, folded into what there is.
+    fn of(topic: &Arc<Topic>, chosen: PartitionIndex) -> Self {
+        let folded = || PartitionIndex(chosen.0 % topic.partitions);
+        let partition = topic.config.partitioner.is_none().then(folded);
+        Self { topic: Arc::clone(topic), partition, dead: None }
+    }
+
+    fn with_partition(topic: &Arc<Topic>, partition: PartitionIndex) -> Self {
+        Self { topic: Arc::clone(topic), partition: Some(partition), dead: None }
+    }
+}
+
+/// What tells targets apart. Dead letters of one plugin are apart from what was routed to the same place, and from those of others.
+type TargetKey = (TopicId, Option<PartitionIndex>, Option<TopicId>);
 
 /// The targets of a batch, each once, and for each record which of them it goes to, each once.
 #[derive(Default)]
 struct Targets {
     targets: Vec<Target>,
-    numbers: BTreeMap<(TopicId, Option<PartitionIndex>), u32>,
+    numbers: BTreeMap<TargetKey, u32>,
     ends: Vec<u32>,
     /// By record: up to its end, numbers of targets.
     flat: Vec<u32>,
 }
 
 impl Targets {
-    fn number(&mut self, topic: &Arc<Topic>, partition: Option<PartitionIndex>) -> Result<u32, PartitionError> {
-        if let Some(number) = self.numbers.get(&(topic.id, partition)) {
+    /// All records of a batch to one target.
+    fn uniform(target: Target, batch: &Batch<'_>) -> Result<Self, PartitionError> {
+        let mut targets = Self::default();
+        let number = targets.number(target)?;
+        for _ in 0..batch.header.records_count {
+            targets.push(number);
+            targets.end_record();
+        }
+        Ok(targets)
+    }
+
+    fn number(&mut self, target: Target) -> Result<u32, PartitionError> {
+        let key = (target.topic.id, target.partition, target.dead.as_ref().map(|dead| dead.topic.id));
+        if let Some(number) = self.numbers.get(&key) {
             return Ok(*number);
         }
         if self.targets.len() == DESTINATIONS_MAX {
             return Err(policy(format!("one batch goes to more than {DESTINATIONS_MAX} destinations")));
         }
         let number = self.targets.len() as u32;
-        self.targets.push((Arc::clone(topic), partition));
-        self.numbers.insert((topic.id, partition), number);
+        self.targets.push(target);
+        self.numbers.insert(key, number);
         Ok(number)
     }
 
@@ -270,6 +323,17 @@ impl Batch<'_> {
     fn contexts(&self) -> [Context<'_>; 1] {
         let end = u32::try_from(self.header.records_count).unwrap_or(0);
         [Context { end, now: self.newest, seed: self.seed(), principal: None, client_id: self.client_id }]
+    }
+
+    /// The records of a part of this batch, decompressed. `limit`: bytes that they may have.
+    fn records_of(&self, part: &(Bytes, BatchHeader), limit: usize) -> Result<Bytes, PartitionError> {
+        let (bytes, header) = part;
+        if header.records_count == self.header.records_count {
+            return Ok(self.records.clone());
+        }
+        let codec = header.attributes.compression().unwrap_or(Compression::None);
+        let limit = limit.max(self.records.len());
+        Ok(decompress(codec, &bytes.slice(HEADER_BYTES..), limit).map_err(ValidateError::from)?)
     }
 
     /// The columns that a plugin wants, with the timestamps that the producer gave.
@@ -343,101 +407,193 @@ impl Shard {
 
     /// The parts of a batch: what its topic's router says, then the partitioners of the topics that it names.
     fn route(&mut self, topic: &Arc<Topic>, batch: &Batch<'_>, index: u32) -> Result<Vec<ProduceItem>, PartitionError> {
+        let chosen = batch.sent_to.partition;
         let mut targets = match &topic.config.router {
-            Some(attachment) => self.ask_router(topic, attachment, batch)?,
-            None => {
-                let mut targets = Targets::default();
-                let number = targets.number(topic, None)?;
-                for _ in 0..batch.header.records_count {
-                    targets.push(number);
-                    targets.end_record();
+            Some(attachment) => match self.ask_router(topic, attachment, batch) {
+                Ok(targets) => targets,
+                Err(fault) => {
+                    let records = batch.header.records_count;
+                    Targets::uniform(self.after_fault::<Router>(topic, attachment, fault, chosen, records)?, batch)?
                 }
-                targets
-            }
+            },
+            None => Targets::uniform(Target::of(topic, chosen), batch)?,
         };
-        if targets.targets.iter().any(|(_, partition)| partition.is_none()) {
+        if targets.targets.iter().any(|target| target.partition.is_none()) {
             targets = self.ask_partitioners(targets, batch)?;
         }
         let parts = targets.split(batch)?;
-        let items = targets.targets.iter().zip(parts).filter_map(|((topic, partition), part)| {
-            let (bytes, header) = part?;
-            let partition = TopicPartition::new(topic.id, partition.expect("partitioners have been asked"));
-            Some(ProduceItem { index, partition, bytes, header })
-        });
-        Ok(items.collect())
+        let mut items = Vec::with_capacity(parts.len());
+        for (target, part) in targets.targets.iter().zip(parts) {
+            let Some(part) = part else { continue };
+            let (bytes, header) = match &target.dead {
+                None => part,
+                Some(dead) => {
+                    let records = batch.records_of(&part, target.topic.config.max_decompressed_message_bytes)?;
+                    dead.write(&part.1, &records, &batch.header, (&topic.name, chosen))?
+                }
+            };
+            let partition = target.partition.expect("partitioners have been asked");
+            let partition = TopicPartition::new(target.topic.id, partition);
+            items.push(ProduceItem { index, partition, bytes, header });
+        }
+        Ok(items)
+    }
+
+    /// Where the records go whose plugin failed, if the attachment's policy is another than to refuse them. `topic` is the one that the
+    /// plugin is attached to.
+    ///
+    /// # Errors
+    /// What the producer is told.
+    fn after_fault<I: World>(
+        &mut self,
+        topic: &Arc<Topic>,
+        attachment: &Attachment,
+        fault: Fault,
+        chosen: PartitionIndex,
+        records: i32,
+    ) -> Result<Target, PartitionError> {
+        let Some(kind) = fault.kind else { return Err(fault.error) };
+        let counts = I::counts(&mut self.plugins).of(topic.id, attachment, None);
+        counts.fault(kind);
+        // Now and then: a plugin that traps does so with each batch.
+        if let Some(detail) = fault.detail.filter(|_| counts.traps.is_power_of_two()) {
+            let message = format!("trapped, {} times on this shard: {detail}", counts.traps);
+            let lines = vec![LogLine { level: LogLevel::Error, message }];
+            let version = self.plugins.deployed.get(&attachment.plugin).map_or(0, |plugin| plugin.version);
+            let (plugin, topic) = (attachment.plugin.clone(), topic.name.clone());
+            self.plugins.log.push(PluginLog { plugin, version, topic, lines });
+        }
+        let counts = I::counts(&mut self.plugins).of(topic.id, attachment, None);
+        let records = u64::try_from(records).unwrap_or(0);
+        match attachment.on_failure {
+            OnFailure::Reject => Err(fault.error),
+            OnFailure::Bypass => {
+                counts.bypassed += records;
+                Ok(I::without(topic, chosen))
+            }
+            OnFailure::DeadLetter => {
+                let name = topic.config.dead_letter_topic.as_deref().unwrap_or_default();
+                let Some(letters) = self.image.topic(name).filter(|topic| !topic.is_internal()) else {
+                    let message = format!("{}; and its dead-letter topic '{name}' does not exist", fault.error);
+                    return Err(policy(message));
+                };
+                counts.dead_lettered += records;
+                let (plugin, message) = (attachment.plugin.clone(), fault.error.to_string());
+                let dead = DeadLetter { topic: Arc::clone(topic), plugin, kind, message };
+                let partition = PartitionIndex(chosen.0 % letters.partitions);
+                Ok(Target { dead: Some(Arc::new(dead)), ..Target::with_partition(letters, partition) })
+            }
+        }
     }
 
     /// Where the router wants the records of a batch. A topic without a partitioner keeps the partition that the client chose, folded
     /// into what it has: records that were in order stay in order.
-    fn ask_router(
-        &mut self,
-        topic: &Arc<Topic>,
-        attachment: &Attachment,
-        batch: &Batch<'_>,
-    ) -> Result<Targets, PartitionError> {
+    fn ask_router(&mut self, topic: &Arc<Topic>, attachment: &Attachment, batch: &Batch<'_>) -> Result<Targets, Fault> {
         let plugins = &mut self.plugins;
         let limits = &self.settings.plugin_limits;
         let attached = instance(&plugins.deployed, &mut plugins.routers, topic.id, attachment, limits)?;
         let columns = batch.columns(&attached.instance.needs().columns)?;
         let info = TopicInfo { name: &topic.name, partitions: topic.partitions.unsigned_abs() };
-        let asked = attached.instance.route(&info, &columns, &batch.contexts());
+        let counts = plugins.router_counts.of(topic.id, attachment, Some(attached.version));
+        let asked = timed(self.settings.stopwatch, counts, columns.count, || {
+            attached.instance.route(&info, &columns, &batch.contexts())
+        });
+        counts.memory_bytes = attached.instance.memory_bytes() as u64;
         take_lines(&mut plugins.log, attached, attachment, topic);
-        let answer = asked.map_err(|error| call_error(&attachment.plugin, error))?;
+        let answer = asked.map_err(|error| Fault::of_call(&attachment.plugin, error))?;
+        counts.rejected += answer.rejected.len() as u64;
         rejected(&attachment.plugin, answer.rejected)?;
 
+        let chosen = batch.sent_to.partition;
+        let wrong = |error| Fault::new(FaultKind::WrongAnswer, error);
         // What the router says of one destination is looked up once for each batch.
         let mut numbers: BTreeMap<(u32, Option<u32>), u32> = BTreeMap::new();
         let mut targets = Targets::default();
-        let itself = topic.config.router_store.then_some((0, None));
+        let itself = match topic.config.router_store {
+            true => Some(targets.number(Target::of(topic, chosen)).map_err(wrong)?),
+            false => None,
+        };
+        let mut unroutable = Vec::new();
         for record in 0..columns.count as usize {
-            let routed = answer.routes.of_record(record).map(|to| (to.topic, to.partition));
-            for (number, wish) in itself.into_iter().chain(routed) {
-                let target = match numbers.get(&(number, wish)) {
-                    Some(target) => *target,
+            if let Some(number) = itself {
+                targets.push(number);
+            }
+            let mut destinations = 0;
+            for to in answer.routes.of_record(record) {
+                destinations += 1;
+                let number = match numbers.get(&(to.topic, to.partition)) {
+                    Some(number) => *number,
                     None => {
-                        let name = attached.instance.topic_name(number);
-                        let (found, partition) =
-                            destination(&self.image, topic, name, wish, batch.sent_to.partition, &attachment.plugin)?;
-                        let target = targets.number(&found, partition)?;
-                        numbers.insert((number, wish), target);
-                        target
+                        let name = attached.instance.topic_name(to.topic);
+                        let found = destination(&self.image, topic, name, to.partition, chosen, &attachment.plugin);
+                        let number = found.and_then(|target| targets.number(target)).map_err(wrong)?;
+                        numbers.insert((to.topic, to.partition), number);
+                        number
                     }
                 };
-                targets.push(target);
+                targets.push(number);
+            }
+            counts.routed += destinations;
+            if destinations == 0 {
+                match &topic.config.unroutable {
+                    Unroutable::Drop => counts.dropped += 1,
+                    Unroutable::Reject => unroutable.push(record),
+                    Unroutable::Alternate(name) => {
+                        let number = targets.number(alternate(&self.image, name, chosen)?)?;
+                        targets.push(number);
+                        counts.alternate += 1;
+                    }
+                }
             }
             targets.end_record();
         }
-        Ok(targets)
+        if unroutable.is_empty() {
+            return Ok(targets);
+        }
+        counts.rejected += unroutable.len() as u64;
+        let reason = format!("plugin '{}' sends it nowhere (tidegate.router.unroutable=reject)", attachment.plugin);
+        let records = unroutable.iter().map(|record| (i32::try_from(*record).unwrap_or(i32::MAX), reason.clone()));
+        let message = format!("{} of {} records have nowhere to go", unroutable.len(), columns.count);
+        let code = ResponseError::InvalidRecord.code();
+        Err(PartitionError::Invalid { code, message, records: records.collect() }.into())
     }
 
     /// The same with a partition for every target: partitioners are asked about the records that go to their topics.
     fn ask_partitioners(&mut self, asked: Targets, batch: &Batch<'_>) -> Result<Targets, PartitionError> {
         let parts = asked.split(batch)?;
-        let mut answers: Vec<Option<std::vec::IntoIter<u32>>> = Vec::with_capacity(parts.len());
-        for ((topic, partition), part) in asked.targets.iter().zip(parts) {
-            let (None, Some(attachment), Some((bytes, header))) = (partition, &topic.config.partitioner, part) else {
-                answers.push(None);
+        let mut answers: Vec<Partitions> = Vec::with_capacity(parts.len());
+        for (target, part) in asked.targets.iter().zip(parts) {
+            let (None, Some(attachment), Some(part)) = (target.partition, &target.topic.config.partitioner, part)
+            else {
+                answers.push(Partitions::Settled);
                 continue;
             };
-            let part = if header.records_count == batch.header.records_count {
-                batch.clone()
-            } else {
-                let codec = header.attributes.compression().unwrap_or(Compression::None);
-                let limit = topic.config.max_decompressed_message_bytes.max(batch.records.len());
-                let records = decompress(codec, &bytes.slice(HEADER_BYTES..), limit).map_err(ValidateError::from)?;
-                Batch { records, header, bytes, ..batch.clone() }
-            };
-            answers.push(Some(self.ask_partitioner(topic, attachment, &part)?.into_iter()));
+            let topic = &target.topic;
+            let records = batch.records_of(&part, topic.config.max_decompressed_message_bytes)?;
+            let (bytes, header) = part;
+            let part = Batch { records, header, bytes, ..batch.clone() };
+            answers.push(match self.ask_partitioner(topic, attachment, &part) {
+                Ok(partitions) => Partitions::Each(partitions.into_iter()),
+                Err(fault) => {
+                    let (chosen, records) = (batch.sent_to.partition, part.header.records_count);
+                    Partitions::All(self.after_fault::<Partitioner>(topic, attachment, fault, chosen, records)?)
+                }
+            });
         }
         let mut targets = Targets::default();
         for record in 0..asked.ends.len() {
             for number in asked.of_record(record) {
-                let (topic, mut partition) = asked.targets[*number as usize].clone();
-                if let Some(answer) = &mut answers[*number as usize] {
-                    let chosen = answer.next().expect("an answer for each record, which the host has checked");
-                    partition = Some(PartitionIndex(i32::try_from(chosen).unwrap_or(i32::MAX)));
-                }
-                let number = targets.number(&topic, partition)?;
+                let target = &asked.targets[*number as usize];
+                let target = match &mut answers[*number as usize] {
+                    Partitions::Settled => target.clone(),
+                    Partitions::All(instead) => instead.clone(),
+                    Partitions::Each(answer) => {
+                        let chosen = answer.next().expect("an answer for each record, which the host has checked");
+                        let partition = PartitionIndex(i32::try_from(chosen).unwrap_or(i32::MAX));
+                        Target { partition: Some(partition), ..target.clone() }
+                    }
+                };
+                let number = targets.number(target)?;
                 targets.push(number);
             }
             targets.end_record();
@@ -451,18 +607,76 @@ impl Shard {
         topic: &Arc<Topic>,
         attachment: &Attachment,
         batch: &Batch<'_>,
-    ) -> Result<Vec<u32>, PartitionError> {
+    ) -> Result<Vec<u32>, Fault> {
         let plugins = &mut self.plugins;
         let limits = &self.settings.plugin_limits;
         let attached = instance(&plugins.deployed, &mut plugins.partitioners, topic.id, attachment, limits)?;
         let columns = batch.columns(&attached.instance.needs().columns)?;
         let info = TopicInfo { name: &topic.name, partitions: topic.partitions.unsigned_abs() };
-        let asked = attached.instance.partition(&info, &columns, &batch.contexts());
+        let counts = plugins.partitioner_counts.of(topic.id, attachment, Some(attached.version));
+        let asked = timed(self.settings.stopwatch, counts, columns.count, || {
+            attached.instance.partition(&info, &columns, &batch.contexts())
+        });
+        counts.memory_bytes = attached.instance.memory_bytes() as u64;
         take_lines(&mut plugins.log, attached, attachment, topic);
-        let placement = asked.map_err(|error| call_error(&attachment.plugin, error))?;
+        let placement = asked.map_err(|error| Fault::of_call(&attachment.plugin, error))?;
+        counts.rejected += placement.rejected.len() as u64;
         rejected(&attachment.plugin, placement.rejected)?;
+        counts.routed += placement.partitions.len() as u64;
         Ok(placement.partitions)
     }
+}
+
+/// What the partitioner of a target says.
+enum Partitions {
+    /// It was not asked: its partition is known, or no record goes there.
+    Settled,
+    Each(std::vec::IntoIter<u32>),
+    /// It failed: all of them go there instead.
+    All(Target),
+}
+
+/// What differs between the worlds when a plugin of theirs fails.
+trait World {
+    fn counts(plugins: &mut Plugins) -> &mut Counts;
+    /// Where records would go without the plugin.
+    fn without(topic: &Arc<Topic>, chosen: PartitionIndex) -> Target;
+}
+
+impl World for Router {
+    fn counts(plugins: &mut Plugins) -> &mut Counts {
+        &mut plugins.router_counts
+    }
+
+    fn without(topic: &Arc<Topic>, chosen: PartitionIndex) -> Target {
+        Target::of(topic, chosen)
+    }
+}
+
+impl World for Partitioner {
+    fn counts(plugins: &mut Plugins) -> &mut Counts {
+        &mut plugins.partitioner_counts
+    }
+
+    fn without(topic: &Arc<Topic>, chosen: PartitionIndex) -> Target {
+        Target::with_partition(topic, PartitionIndex(chosen.0 % topic.partitions))
+    }
+}
+
+/// Makes a call, and counts it.
+fn timed<T>(
+    stopwatch: fn() -> u64,
+    counts: &mut AttachmentCounts,
+    records: u32,
+    call: impl FnOnce() -> Result<T, CallError>,
+) -> Result<T, CallError> {
+    let started = stopwatch();
+    let result = call();
+    counts.nanos += stopwatch().saturating_sub(started);
+    counts.calls += 1;
+    counts.records += u64::from(records);
+    counts.retries += u64::from(matches!(result, Err(CallError::Retry { .. })));
+    result
 }
 
 fn take_lines<I: Instance>(
@@ -496,21 +710,23 @@ fn destination(
     if topic.is_internal() {
         return Err(policy(format!("plugin '{plugin}' routes to '{}', which is the broker's own", topic.name)));
     }
-    let partition = match wish {
-        Some(wish) => {
-            let index = PartitionIndex(i32::try_from(wish).unwrap_or(-1));
-            if !topic.has_partition(index) {
-                return Err(policy(format!(
-                    "plugin '{plugin}' routes to partition {wish} of '{}', which has {}",
-                    topic.name, topic.partitions
-                )));
-            }
-            Some(index)
-        }
-        None if topic.config.partitioner.is_some() => None,
-        None => Some(PartitionIndex(chosen.0 % topic.partitions)),
-    };
-    Ok((Arc::clone(topic), partition))
+    let Some(wish) = wish else { return Ok(Target::of(topic, chosen)) };
+    let index = PartitionIndex(i32::try_from(wish).unwrap_or(-1));
+    if !topic.has_partition(index) {
+        return Err(policy(format!(
+            "plugin '{plugin}' routes to partition {wish} of '{}', which has {}",
+            topic.name, topic.partitions
+        )));
+    }
+    Ok(Target::with_partition(topic, index))
+}
+
+/// The topic of records that a router sends nowhere.
+fn alternate(image: &MetadataImage, name: &str, chosen: PartitionIndex) -> Result<Target, PartitionError> {
+    let topic = image.topic(name).filter(|topic| !topic.is_internal());
+    let missing =
+        || policy(format!("tidegate.router.unroutable.topic names '{name}', which does not exist: create it"));
+    Ok(Target::of(topic.ok_or_else(missing)?, chosen))
 }
 
 impl From<ValidateError> for PartitionError {

@@ -29,7 +29,7 @@ use crate::{
     groups::Groups,
     message::{Ask, Origin, Reply},
     ownership,
-    plugins::{PluginLog, Plugins},
+    plugins::{AttachmentReport, PluginLog, Plugins},
     replica::Owned,
     request::{Request, RequestId},
 };
@@ -70,6 +70,8 @@ pub struct ShardSettings {
     pub groups: GroupConfig,
     /// What an instance of a plugin may use.
     pub plugin_limits: Limits,
+    /// Nanoseconds since any moment, to measure the calls of plugins. Nothing is decided by it.
+    pub stopwatch: fn() -> u64,
     /// Where the logs are, as DescribeLogDirs shows it.
     pub data_directory: String,
     /// The broker's own settings, as DescribeConfigs shows them.
@@ -100,6 +102,7 @@ impl Default for ShardSettings {
             offsets_topic_partitions: 50,
             groups: GroupConfig::default(),
             plugin_limits: Limits::default(),
+            stopwatch: || 0,
             data_directory: String::new(),
             shown: Vec::new(),
         }
@@ -397,6 +400,11 @@ impl Shard {
     #[must_use]
     pub fn counts(&self) -> (usize, usize, usize) {
         (self.connections.len(), self.owned.len(), self.in_flight.len())
+    }
+
+    /// What was counted at each attachment of a plugin, on this shard.
+    pub fn attachments(&self) -> impl Iterator<Item = AttachmentReport> {
+        self.plugins.reports(&self.image)
     }
 
     /// Every partition that this shard owns: where its log starts, its high watermark, and where it ends. For the metrics.

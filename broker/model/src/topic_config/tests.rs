@@ -171,7 +171,8 @@ fn good_values_are_taken_with_the_spaces_that_kafka_takes() {
     assert_eq!((config.compression, config.compression_level()), (Some(Compression::Zstd), Some(19)));
     assert!(config.is_log_append_time() && !config.flush_before_acknowledging() && config.router_store);
     assert_eq!((config.retention_bytes, config.min_cleanable_dirty_ratio), (-7, 0.25));
-    assert_eq!(config.router, Some(Attachment { plugin: "split".into(), config: "{}".into() }));
+    let (on_failure, limits) = (OnFailure::Reject, AttachmentLimits::default());
+    assert_eq!(config.router, Some(Attachment { plugin: "split".into(), config: "{}".into(), on_failure, limits }));
     let nothing = resolve(&[("cleanup.policy", "")]).unwrap();
     assert_eq!(nothing.cleanup_policy, CleanupPolicy { delete: false, compact: false });
 }
@@ -211,4 +212,37 @@ fn values_are_shown_as_kafka_shows_them() {
         assert!(resolve(&[(key, value)]).is_ok() || key.starts_with("tidegate"), "{key}={value}");
         assert_eq!(topic_key(key).unwrap().shown(value), shown, "{key}");
     }
+}
+
+#[test]
+fn what_becomes_of_records_whose_plugin_fails_is_resolved() {
+    let config = resolve(&[
+        ("tidegate.partitioner", "p"),
+        ("tidegate.partitioner.on.failure", "bypass"),
+        ("tidegate.router", "r"),
+        ("tidegate.router.on.failure", " dead-letter "),
+        ("tidegate.dead.letter.topic", "letters"),
+        ("tidegate.router.unroutable", "alternate"),
+        ("tidegate.router.unroutable.topic", "rest"),
+        ("tidegate.plugin.deadline.ms", "2"),
+        ("tidegate.plugin.memory.max.bytes", "65536"),
+    ])
+    .unwrap();
+    let limits = AttachmentLimits { deadline_ms: Some(2), memory_bytes: Some(65_536), output_bytes: None };
+    let (partitioner, router) = (config.partitioner.unwrap(), config.router.unwrap());
+    assert_eq!((partitioner.on_failure, partitioner.limits), (OnFailure::Bypass, limits));
+    assert_eq!((router.on_failure, router.limits), (OnFailure::DeadLetter, limits));
+    assert_eq!(config.dead_letter_topic.as_deref(), Some("letters"));
+    assert_eq!(config.unroutable, Unroutable::Alternate("rest".into()));
+
+    // A policy that needs a topic says which setting names it.
+    let error = resolve(&[("tidegate.router.on.failure", "dead-letter")]).unwrap_err();
+    assert_eq!(error.to_string(), "tidegate.router.on.failure=dead-letter needs a topic in tidegate.dead.letter.topic");
+    let error = resolve(&[("tidegate.router.unroutable", "alternate")]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "tidegate.router.unroutable=alternate needs a topic in tidegate.router.unroutable.topic"
+    );
+    let error = resolve(&[("tidegate.router.on.failure", "ignore")]).unwrap_err();
+    assert!(error.to_string().ends_with("String must be one of: reject, bypass, dead-letter"), "{error}");
 }

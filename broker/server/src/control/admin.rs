@@ -98,7 +98,7 @@ impl Token {
 #[derive(Clone)]
 pub(super) struct AdminState {
     pub(super) control: ControlHandle,
-    page: Arc<MetricsPage>,
+    pub(super) page: Arc<MetricsPage>,
     token: Option<Arc<Token>>,
     pub(super) upload_bytes_max: usize,
     /// Held by who changes the plugins.
@@ -170,6 +170,8 @@ fn router(state: AdminState) -> Router {
         .route("/v1/plugins", get(plugin_api::list))
         .route("/v1/plugins/{name}", get(plugin_api::show).put(plugin_api::upload).delete(plugin_api::remove))
         .route("/v1/plugins/{name}/component", get(plugin_api::component))
+        .route("/v1/attachments", get(plugin_api::attachments))
+        .route("/v1/plugin-log", get(plugin_api::log))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(state.upload_bytes_max))
@@ -206,8 +208,10 @@ async fn metrics(State(state): State<AdminState>) -> Response {
 }
 
 async fn unknown(request: Request) -> Refusal {
-    let message =
-        format!("there is nothing at {}; there is /healthz, /readyz, /metrics and /v1/plugins", request.uri().path());
+    let message = format!(
+        "there is nothing at {}; there is /healthz, /readyz, /metrics, /v1/plugins, /v1/attachments and /v1/plugin-log",
+        request.uri().path()
+    );
     Refusal { status: StatusCode::NOT_FOUND, message }
 }
 

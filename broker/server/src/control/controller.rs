@@ -330,7 +330,7 @@ impl Controller {
             let tried = found.into_iter().try_for_each(|(plugin, attachment)| match plugin {
                 Some(plugin) => plugin
                     .compiled
-                    .trial(&attachment.config)
+                    .trial(&attachment)
                     .map_err(|reason| format!("plugin '{}' refuses its configuration: {reason}", attachment.plugin)),
                 None => Err(format!(
                     "plugin '{}' could not be loaded when the broker started; its log says why. Deploy it again",

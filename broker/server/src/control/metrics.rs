@@ -15,7 +15,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::metrics::{ApiMetrics, Histogram, HistogramUnit, ShardMetrics, ShardReport};
+use tidegate_shard::AttachmentCounts;
+
+use crate::{
+    metrics::{ApiMetrics, Histogram, HistogramUnit, ShardMetrics, ShardReport},
+    plugin_log::PluginLines,
+};
 
 /// Everything that the metrics page is made of. Shared with the admin endpoint; shards never touch it.
 #[derive(Debug)]
@@ -23,6 +28,8 @@ pub struct MetricsPage {
     shards: Vec<Arc<ShardMetrics>>,
     /// The last report of each shard. Only the control thread locks it.
     reports: Mutex<Vec<ShardReport>>,
+    /// What plugins logged; shards write it, and tell the broker's own log as well.
+    pub plugin_lines: Arc<PluginLines>,
     started: Instant,
 }
 
@@ -30,7 +37,7 @@ impl MetricsPage {
     /// A page of these shards' counters.
     pub fn new(shards: Vec<Arc<ShardMetrics>>) -> Arc<Self> {
         let reports = (0..shards.len()).map(|_| ShardReport::default()).collect();
-        Arc::new(Self { shards, reports: Mutex::new(reports), started: Instant::now() })
+        Arc::new(Self { shards, reports: Mutex::new(reports), plugin_lines: Arc::default(), started: Instant::now() })
     }
 
     /// Replaces what a shard said last. A shard that is not there is ignored.
@@ -205,18 +212,8 @@ impl Collector for PageCollector {
             s.messages_to_shards.value()
         })?;
         disk(f, shards)?;
-        f.counters("tidegate_plugin_calls", "Calls of plugins", shards, |s| s.plugin_calls.value())?;
-        f.counters("tidegate_plugin_traps", "Calls of plugins that trapped or were stopped", shards, |s| {
-            s.plugin_traps.value()
-        })?;
-        f.histograms(
-            "tidegate_plugin_call_seconds",
-            "Duration of plugin calls",
-            HistogramUnit::Latency,
-            shards,
-            |s| &s.plugin_latency,
-        )?;
         let reports = page.reports();
+        plugins(f, &reports)?;
         partitions(f, &reports)?;
         groups(f, &reports)?;
         process(f, page.started)
@@ -290,6 +287,58 @@ fn disk(f: &mut Families<'_>, shards: &[Arc<ShardMetrics>]) -> fmt::Result {
     })?;
     f.counters("tidegate_tail_cache_hits", "Reads served from memory", shards, |s| s.tail_cache_hits.value())?;
     f.counters("tidegate_tail_cache_misses", "Reads served from files", shards, |s| s.tail_cache_misses.value())
+}
+
+/// The counts of attachments, by plugin, topic and shard.
+fn plugins(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
+    type Value = fn(&AttachmentCounts) -> u64;
+    let each = |encoder: &mut MetricEncoder<'_>, kind: MetricType, value: Value| {
+        for report in reports {
+            for attachment in &report.attachments {
+                let labels = [
+                    ("plugin", attachment.plugin.clone()),
+                    ("topic", attachment.topic.clone()),
+                    ("world", attachment.world.to_owned()),
+                    ("shard", report.shard.to_string()),
+                ];
+                let value = value(&attachment.counts);
+                match kind {
+                    MetricType::Gauge => encoder.encode_family(&labels)?.encode_gauge(&value)?,
+                    _ => counter(encoder, &labels, value)?,
+                }
+            }
+        }
+        Ok(())
+    };
+    let counters: [(&str, &str, Value); 17] = [
+        ("calls", "Calls of an attached plugin", |c| c.calls),
+        ("records", "Records that it was asked about", |c| c.records),
+        ("call_nanoseconds", "Time of its calls", |c| c.nanos),
+        ("traps", "Calls that ended with a trap", |c| c.traps),
+        ("deadlines", "Calls that took longer than they may; they are among the traps", |c| c.deadlines),
+        ("memory_traps", "Calls that wanted more memory than they may have; among the traps", |c| c.memory_traps),
+        ("failures", "Calls that the plugin said it cannot answer", |c| c.failures),
+        ("retries", "Calls for which the plugin asked for a retry", |c| c.retries),
+        ("wrong_answers", "Calls whose answer was nonsense", |c| c.wrong_answers),
+        ("unavailable", "Batches for which there was no instance to ask", |c| c.unavailable),
+        ("records_rejected", "Records that were rejected", |c| c.rejected),
+        ("records_routed", "Copies of records that were sent to destinations", |c| c.routed),
+        ("records_dropped", "Records that were sent nowhere and dropped", |c| c.dropped),
+        ("records_alternate", "Records that were sent nowhere and went to the alternate topic", |c| c.alternate),
+        ("records_bypassed", "Records that went on as if there were no plugin, after it failed", |c| c.bypassed),
+        ("records_dead_lettered", "Records that went to the dead-letter topic", |c| c.dead_lettered),
+        ("batches_failed", "Calls that failed in any way: traps, failures, wrong answers, no instance", |c| {
+            c.traps + c.failures + c.wrong_answers + c.unavailable
+        }),
+    ];
+    for (name, help, value) in counters {
+        f.family(&format!("tidegate_plugin_{name}"), help, MetricType::Counter, |encoder| {
+            each(encoder, MetricType::Counter, value)
+        })?;
+    }
+    f.family("tidegate_plugin_memory_bytes", "Memory of its instance", MetricType::Gauge, |encoder| {
+        each(encoder, MetricType::Gauge, |c| c.memory_bytes)
+    })
 }
 
 fn partitions(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
@@ -409,7 +458,12 @@ mod tests {
         };
         let committed = vec![(partition.topic.clone(), 2, 4), ("gone".to_owned(), 0, 1)];
         let group = GroupReport { group: "readers".to_owned(), state: "Stable", committed };
-        page.report(ShardReport { shard: 1, partitions: vec![partition], groups: vec![group] });
+        page.report(ShardReport {
+            shard: 1,
+            partitions: vec![partition],
+            groups: vec![group],
+            attachments: Vec::new(),
+        });
         page.report(ShardReport { shard: 9, ..ShardReport::default() });
         let text = page.render().unwrap();
         // What the machine says differs from run to run.

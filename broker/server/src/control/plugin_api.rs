@@ -1,16 +1,22 @@
 //! Plugins over the admin endpoint: upload, list, remove. See `plugins` for what becomes of them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State, rejection::BytesRejection},
+    extract::{Path, Query, State, rejection::BytesRejection},
     http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_model::metadata::{MetadataChange, MetadataError, MetadataImage, Plugin};
+use tidegate_plugin_host::LogLevel;
+use tidegate_shard::AttachmentCounts;
 
 use super::{
     admin::{AdminState, Refusal},
@@ -111,6 +117,79 @@ pub(super) async fn remove(State(state): State<AdminState>, Path(name): Path<Str
         .await
         .map_err(|error| internal(error.to_string()))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /v1/attachments`: what was counted at each topic with a plugin, over all shards.
+pub(super) async fn attachments(State(state): State<AdminState>) -> Json<Value> {
+    let image = state.control.image();
+    let mut all: BTreeMap<(String, &'static str, String), (u32, AttachmentCounts)> = BTreeMap::new();
+    for topic in image.topics() {
+        for (attachment, world) in [(&topic.config.router, "router"), (&topic.config.partitioner, "partitioner")] {
+            let Some(attachment) = attachment else { continue };
+            let version = image.plugin(&attachment.plugin).map_or(0, |plugin| plugin.version);
+            let none = (version, AttachmentCounts::default());
+            all.insert((attachment.plugin.clone(), world, topic.name.clone()), none);
+        }
+    }
+    for report in state.page.reports().into_iter().flat_map(|report| report.attachments) {
+        // What is detached by now is left out.
+        if let Some((_, sum)) = all.get_mut(&(report.plugin, report.world, report.topic)) {
+            sum.add(&report.counts);
+        }
+    }
+    let listed: Vec<Value> = all
+        .into_iter()
+        .map(|((plugin, world, topic), (version, counts))| {
+            let mut shown = json!({ "plugin": plugin, "version": version, "world": world, "topic": topic });
+            for (name, value) in counts.named() {
+                shown[name] = value.into();
+            }
+            shown
+        })
+        .collect();
+    Json(json!({ "attachments": listed }))
+}
+
+/// What is asked of [`log`].
+#[derive(Deserialize)]
+pub(super) struct LogQuery {
+    plugin: Option<String>,
+    /// Only lines with a higher number.
+    #[serde(default)]
+    after: u64,
+}
+
+/// `GET /v1/plugin-log?plugin=NAME&after=NUMBER`: lines that plugins logged, the newest of them that are kept.
+pub(super) async fn log(
+    State(state): State<AdminState>,
+    Query(query): Query<LogQuery>,
+) -> Result<Json<Value>, Refusal> {
+    let image = state.control.image();
+    if let Some(name) = query.plugin.clone().filter(|name| image.plugin(name).is_none()) {
+        return Err(refuse_change(MetadataError::UnknownPlugin { name }));
+    }
+    let (lines, newest) = state.page.plugin_lines.after(query.after, query.plugin.as_deref());
+    let lines: Vec<Value> = lines
+        .into_iter()
+        .map(|line| {
+            let level = match line.level {
+                LogLevel::Error => "error",
+                LogLevel::Warn => "warn",
+                LogLevel::Info => "info",
+                LogLevel::Debug => "debug",
+            };
+            json!({
+                "number": line.number,
+                "time": line.time,
+                "plugin": line.plugin,
+                "version": line.version,
+                "topic": line.topic,
+                "level": level,
+                "message": line.message,
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "lines": lines, "newest": newest })))
 }
 
 fn describe(plugin: &Plugin, image: &MetadataImage) -> Value {

@@ -53,11 +53,11 @@ pub trait CompiledPlugin: Any + Send + Sync {
     /// The code, as [`PluginHost::load`] takes it.
     fn image(&self) -> Result<Vec<u8>, String>;
 
-    /// Opens an instance with a configuration and drops it.
+    /// Opens an instance as an attachment says, and drops it.
     ///
     /// # Errors
-    /// The plugin's own words.
-    fn trial(&self, config: &str) -> Result<(), String>;
+    /// The plugin's own words, or a limit of the attachment that is above the broker's.
+    fn trial(&self, attachment: &Attachment) -> Result<(), String>;
 }
 
 /// A plugin that is deployed and ready.
@@ -234,7 +234,7 @@ pub(super) fn try_attached(
         for (attachment, world) in [(&topic.config.router, "router"), (&topic.config.partitioner, "partitioner")] {
             let Some(attachment) = attachment.as_ref().filter(|attachment| attachment.plugin == name) else { continue };
             let tried = if compiled.world() == world {
-                compiled.trial(&attachment.config)
+                compiled.trial(attachment)
             } else {
                 Err(format!("it is a {}, and is attached as a {world}", compiled.world()))
             };
@@ -290,7 +290,8 @@ pub(super) mod tests {
             Ok(self.0.clone().into_bytes())
         }
 
-        fn trial(&self, config: &str) -> Result<(), String> {
+        fn trial(&self, attachment: &Attachment) -> Result<(), String> {
+            let config = attachment.config.as_str();
             match self.0.split_once(' ') {
                 Some((_, accepted)) if accepted == config => Ok(()),
                 _ => Err(format!("I do not like {config:?}")),

@@ -36,7 +36,11 @@ use super::{
     pulse::Pulse,
     reporting::{Report, report_loop},
 };
-use crate::{metrics::ShardMetrics, plugin_runtime};
+use crate::{
+    metrics::ShardMetrics,
+    plugin_log::{KeptLine, PluginLines},
+    plugin_runtime,
+};
 
 /// What storage may add to a batch, with room to spare.
 const FRAME_COST_BYTES: usize = 1024;
@@ -97,6 +101,8 @@ pub struct ShardSetup {
     pub limits: ConnectionLimits,
     pub clock: Clock,
     pub metrics: Arc<ShardMetrics>,
+    /// What plugins log is kept here for those who ask.
+    pub plugin_lines: Arc<PluginLines>,
     pub open_connections: OpenConnections,
     pub propose: Propose,
     /// The core to run on.
@@ -211,6 +217,7 @@ async fn run(setup: ShardSetup) {
         memory: Memory::new(setup.limits.shard_bytes_max),
         limits: setup.limits,
         metrics: setup.metrics,
+        plugin_lines: setup.plugin_lines,
         open_connections: setup.open_connections,
         inputs: RefCell::default(),
         effects: RefCell::default(),
@@ -253,6 +260,7 @@ pub(crate) struct Core {
     limits: ConnectionLimits,
     memory: Memory,
     pub(crate) metrics: Arc<ShardMetrics>,
+    plugin_lines: Arc<PluginLines>,
     open_connections: OpenConnections,
     inputs: RefCell<VecDeque<Input>>,
     effects: RefCell<Effects>,
@@ -318,6 +326,15 @@ impl Core {
                         LogLevel::Info => tracing::info!(plugin, version, topic, "{message}"),
                         LogLevel::Debug => tracing::debug!(plugin, version, topic, "{message}"),
                     }
+                    self.plugin_lines.write(KeptLine {
+                        number: 0,
+                        time: self.clock.now().wall.0,
+                        plugin: plugin.clone(),
+                        version,
+                        topic: topic.clone(),
+                        level: line.level,
+                        message: message.clone(),
+                    });
                 }
             }
             for effect in effects.list.drain(..) {

@@ -52,7 +52,8 @@ fn collect(core: &Core) -> ShardReport {
             groups[found].committed.push((topic.to_owned(), partition.0, offset.0));
         }
     }
-    ShardReport { shard: core.shard_id().0, partitions: partitions.collect(), groups }
+    let attachments = shard.attachments().collect();
+    ShardReport { shard: core.shard_id().0, partitions: partitions.collect(), groups, attachments }
 }
 
 /// Time that this thread has run, in nanoseconds: sleeping in the kernel is not in it.

@@ -4,6 +4,7 @@ mod bench;
 mod new;
 mod project;
 mod sandbox;
+mod stats;
 mod test;
 mod trial;
 
@@ -68,6 +69,8 @@ Examples:
     Test(test::Test),
     Bench(bench::Bench),
     Try(trial::Try),
+    Stats(stats::Stats),
+    Logs(stats::Logs),
     /// Deploy a component under a name, or a new version of it; topics that use it go over to it between two batches
     #[command(after_help = "\
 Examples:
@@ -167,6 +170,8 @@ impl PluginArgs {
             PluginCommand::Test(args) => args.run(out),
             PluginCommand::Bench(args) => args.run(out),
             PluginCommand::Try(args) => args.run(out),
+            PluginCommand::Stats(args) => args.run(out),
+            PluginCommand::Logs(args) => args.run(out),
             PluginCommand::Build { folder, debug, path, json } => build(&folder, debug, path, json, out),
             PluginCommand::Deploy { name, file, json, admin } => {
                 let component = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;

@@ -28,7 +28,7 @@ pub(crate) fn assert_serves(broker: &Broker) {
 }
 
 /// Records of 1970 would be deleted by time at once.
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     now.as_millis() as i64
 }

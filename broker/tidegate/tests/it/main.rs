@@ -13,6 +13,7 @@ mod clock;
 mod damage;
 mod durability;
 mod every_version;
+mod failures;
 mod faults;
 mod full_disk;
 mod librdkafka;

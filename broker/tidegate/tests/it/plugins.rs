@@ -1,8 +1,16 @@
-//! The demo, and what it shows: a component built from source, deployed into a running broker, and records routed by it.
+//! Plugins in a running broker: the demo, which builds, deploys and attaches one, their limits, and restarts.
 
 use std::{
     path::Path,
     process::{Command, Stdio},
+};
+
+use crate::{
+    broker::Broker,
+    faults::{good_batch, produce},
+    librdkafka::create_topic,
+    raw::Raw,
+    routed::{PLUGINS, deploy},
 };
 
 #[test]
@@ -30,6 +38,64 @@ fn the_demo_routes_a_real_access_log() {
             assert!(records(topic) > 0, "{topic} in {shown}");
         }
         assert!(records("together") >= 4_000, "{shown}");
+    }
+}
+
+/// The code and the words of the answer to a record that goes through the test's router with this order.
+fn produced(broker: &Broker, order: &str) -> (i16, String) {
+    let topic = order.replace(':', ".");
+    create_topic(broker, &topic, 1, &[("tidegate.router", "router"), ("tidegate.router.config", order)]);
+    produce(&mut Raw::new(broker.connect()), &topic, good_batch())
+}
+
+#[test]
+fn a_plugins_memory_is_what_the_configuration_says() {
+    let settings = "\"plugin.memory.max.bytes\" = 33554432\n\"plugin.deadline.ms\" = 60000\n";
+    let broker = Broker::start_configured(settings, &[], None);
+    deploy(&broker, "router", &PLUGINS[0]);
+    assert_eq!(produced(&broker, "hold:24"), (0, String::new()));
+    let (code, message) = produced(&broker, "hold:40");
+    assert_eq!(code, 44, "POLICY_VIOLATION: {message}");
+    assert!(message.contains("'router'") && message.contains("memory"), "{message}");
+    // A configuration is tried within the same limits.
+    create_topic(&broker, "plain", 1, &[]);
+    let alter = |order: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["topic", "alter", "plain", "--bootstrap", &broker.kafka, "--config", "tidegate.router=router"]);
+        command.args(["--config", &format!("tidegate.router.config={order}")]).output().expect("it runs")
+    };
+    assert!(alter("open:hold:24").status.success());
+    let refused = alter("open:hold:40");
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && message.contains("memory"), "{message}");
+}
+
+/// A deadline counts time on the wall, which a busy machine takes from a plugin as well: the producer may try again.
+#[test]
+fn a_plugins_deadline_is_what_the_configuration_says() {
+    let patient = Broker::start_configured("\"plugin.deadline.ms\" = 60000\n", &[], None);
+    deploy(&patient, "router", &PLUGINS[0]);
+    assert_eq!(produced(&patient, "count"), (0, String::new()));
+    let strict = Broker::start_configured("\"plugin.deadline.ms\" = 5\n", &[], None);
+    deploy(&strict, "router", &PLUGINS[0]);
+    let (code, message) = produced(&strict, "count");
+    assert_eq!(code, 7, "REQUEST_TIMED_OUT: {message}");
+    assert!(message.contains("'router'") && message.contains("took too long"), "{message}");
+}
+
+/// A plugin belongs to the shards that run it, and they are new after a restart: routed topics refused everything.
+#[test]
+fn a_routed_topic_is_routed_after_a_restart() {
+    let mut broker = Broker::start_configured("\"plugin.deadline.ms\" = 60000\n", &["--shards", "3"], None);
+    deploy(&broker, "router", &PLUGINS[0]);
+    assert_eq!(produced(&broker, "keep"), (0, String::new()));
+    for _ in 0..3 {
+        broker.kill();
+        broker.restart();
+        for _ in 0..3 {
+            let answer = produce(&mut Raw::new(broker.connect()), "keep", good_batch());
+            assert_eq!(answer, (0, String::new()));
+        }
     }
 }
 

@@ -30,6 +30,29 @@ impl Raw {
     }
 
     pub(crate) fn send<Q: Encodable>(&mut self, api: ApiKey, version: i16, request: &Q) {
+        let frame = self.frame(api, version, request);
+        self.send_frame(&frame);
+    }
+
+    /// Sends several requests at once; the correlation id of the first.
+    pub(crate) fn send_all<Q: Encodable>(
+        &mut self,
+        api: ApiKey,
+        version: i16,
+        requests: impl Iterator<Item = Q>,
+    ) -> i32 {
+        let first = self.correlation + 1;
+        let mut bytes = BytesMut::new();
+        for request in requests {
+            let frame = self.frame(api, version, &request);
+            bytes.put_i32(frame.len() as i32);
+            bytes.put_slice(&frame);
+        }
+        self.stream.write_all(&bytes).expect("the requests are sent");
+        first
+    }
+
+    fn frame<Q: Encodable>(&mut self, api: ApiKey, version: i16, request: &Q) -> BytesMut {
         self.correlation += 1;
         let mut frame = BytesMut::new();
         let header = RequestHeader::default()
@@ -39,7 +62,7 @@ impl Raw {
             .with_client_id(Some(StrBytes::from_static_str("it")));
         header.encode(&mut frame, api.request_header_version(version)).expect("the header is encoded");
         request.encode(&mut frame, version).expect("the request is encoded");
-        self.send_frame(&frame);
+        frame
     }
 
     pub(crate) fn send_frame(&mut self, frame: &[u8]) {
@@ -50,10 +73,15 @@ impl Raw {
     }
 
     pub(crate) fn receive<A: Decodable>(&mut self, api: ApiKey, version: i16) -> A {
+        self.receive_numbered(api, version, self.correlation)
+    }
+
+    /// The next answer, which is to have this correlation id.
+    pub(crate) fn receive_numbered<A: Decodable>(&mut self, api: ApiKey, version: i16, correlation: i32) -> A {
         let mut frame = self.receive_frame().expect("there is an answer");
         let header =
             ResponseHeader::decode(&mut frame, api.response_header_version(version)).expect("the header is decoded");
-        assert_eq!(header.correlation_id, self.correlation, "answers come in order");
+        assert_eq!(header.correlation_id, correlation, "answers come in order");
         let answer = A::decode(&mut frame, version).expect("the answer is decoded");
         assert!(frame.is_empty(), "nothing follows the answer");
         answer

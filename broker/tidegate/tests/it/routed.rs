@@ -11,6 +11,13 @@ use std::{
     time::Duration,
 };
 
+use kafka_protocol::{
+    messages::{
+        ApiKey, ProduceRequest, ProduceResponse, TopicName,
+        produce_request::{PartitionProduceData, TopicProduceData},
+    },
+    protocol::StrBytes,
+};
 use rdkafka::{
     ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -19,11 +26,20 @@ use rdkafka::{
     producer::{BaseRecord, FutureProducer, FutureRecord, Producer as _, ProducerContext, ThreadedProducer},
 };
 use tidegate_plugin_host::build::{Profile, Progress, build_component};
+use tidegate_records::{
+    batch::Compression,
+    build::{self, BatchBuilder},
+    ids::{ProducerEpoch, ProducerId, Sequence},
+    split::with_producer,
+    time::Timestamp,
+};
 
 use crate::{
     broker::Broker,
+    faults::now_ms,
     librdkafka::{WAIT, block_on, client, create_topic},
     proxy::Proxy,
+    raw::Raw,
     volume::Volume,
 };
 
@@ -33,7 +49,7 @@ const DESTINATIONS: [&str; 3] = ["one", "two", "three"];
 const SETTINGS: &str = "\"plugin.deadline.ms\" = 5000\n";
 
 /// The router that does what it is told, and a partitioner: their files.
-static PLUGINS: LazyLock<[String; 2]> = LazyLock::new(|| {
+pub(crate) static PLUGINS: LazyLock<[String; 2]> = LazyLock::new(|| {
     ["broker/plugin-host/tests/guests", "plugins/partitioner-murmur2"].map(|folder| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
         let built =
@@ -222,18 +238,43 @@ fn kill_9_and_lost_answers_lose_and_double_nothing_at_any_destination() {
     assert_exactly_once_in_order(&proxy.address, producer.sent);
 }
 
-/// A router that does not want a batch now, and takes the one behind it: the second must wait for the first, or the first comes out of
-/// order, which no destination takes any more.
+/// A router that does not want the first batch now and takes the one behind it: were that one appended, the retry of the first would be out
+/// of order for good.
 #[test]
 fn a_batch_that_is_not_routed_now_holds_back_those_behind_it() {
-    let broker = Broker::start_configured(SETTINGS, &["--shards", "3"], None);
+    let broker = Broker::start_configured(SETTINGS, &["--shards", "1"], None);
+    // It refuses its first call, its fourth, and so on.
     prepare(&broker, "scatter-sometimes");
-    let mut producer = Producer::new(&broker.kafka);
-    while producer.sent < 4_000 {
-        producer.send();
-    }
-    producer.finish();
-    assert_exactly_once_in_order(&broker.kafka, producer.sent);
+    let mut raw = Raw::new(broker.connect());
+    let request = |sequence: i32| {
+        let mut builder = BatchBuilder::new(Compression::None);
+        // The key is one that goes to the topic "one" alone.
+        builder.push(Timestamp(now_ms()), Some(b"0"), Some(sequence.to_string().as_bytes()), []);
+        let (bytes, header) = builder.build();
+        let producer =
+            build::Producer { id: ProducerId(1), epoch: ProducerEpoch(0), base_sequence: Sequence(sequence) };
+        let (bytes, _) = with_producer(&bytes, &header, Some(producer));
+        let data = PartitionProduceData::default().with_index(0).with_records(Some(bytes));
+        let topic = TopicProduceData::default()
+            .with_name(TopicName(StrBytes::from_static_str("source")))
+            .with_partition_data(vec![data]);
+        ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![topic])
+    };
+    // In one go, as clients with several requests in flight do.
+    let mut produce = |sequences: &[i32]| -> Vec<i16> {
+        let first = raw.send_all(ApiKey::Produce, 9, sequences.iter().map(|sequence| request(*sequence)));
+        let answers: Vec<ProduceResponse> =
+            (0..sequences.len()).map(|at| raw.receive_numbered(ApiKey::Produce, 9, first + at as i32)).collect();
+        answers.iter().map(|answer| answer.responses[0].partition_responses[0].error_code).collect()
+    };
+    const NOT_NOW: i16 = 7;
+    const OUT_OF_ORDER: i16 = 45;
+    assert_eq!(produce(&[0, 1, 2]), [NOT_NOW, OUT_OF_ORDER, OUT_OF_ORDER]);
+    // What is held back is not asked about, so the second call is the retry's.
+    assert_eq!(produce(&[0, 1]), [0, 0]);
+    assert_eq!(produce(&[2, 3]), [NOT_NOW, OUT_OF_ORDER]);
+    assert_eq!(produce(&[2, 3]), [0, 0]);
+    assert_eq!(read_all(&broker.kafka, "one")[0], [0, 1, 2, 3]);
 }
 
 /// Fills what the shards' journals have left, so that single parts are refused.

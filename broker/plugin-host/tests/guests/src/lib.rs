@@ -90,7 +90,8 @@ impl routing::Guest for Hostile {
             Ok(Answer { routes: Routes::Unchanged, rejected: vec![Rejection { record, reason }] })
         };
         match order.as_str() {
-            "keep" => routes(Routes::Unchanged),
+            "keep" | "count" => routes(Routes::Unchanged),
+            order if order.starts_with("hold:") => routes(Routes::Unchanged),
             "too-few" => routes(Routes::Single(to(vec![1; count as usize - 1]))),
             "unknown-topic" => routes(Routes::Uniform(to(vec![4]))),
             "twice" => routes(Routes::Uniform(to(vec![1, 2, 1]))),
@@ -98,6 +99,11 @@ impl routing::Guest for Hostile {
             "ends-beyond" => routes(Routes::Many(FanOut { ends: vec![u32::MAX; count as usize], to: to(vec![1]) })),
             "partitions-short" => routes(Routes::Uniform(Destinations { topics: vec![1, 2], partitions: vec![0] })),
             "answer-bomb" => routes(Routes::Uniform(to(vec![1; 1_000_000]))),
+            // The second record of a batch, the fourth and so on to topic `one`; the others nowhere.
+            "every-second" => {
+                let ends = (0..count).map(|record| record.div_ceil(2)).collect();
+                routes(Routes::Many(FanOut { ends, to: to(vec![1; count as usize / 2]) }))
+            }
             "scatter" => routes(scatter(&topic, &batch, &contexts)),
             "scatter-sometimes" if calls % 3 == 1 => Err(Failure::Retry("not every time".to_owned())),
             "scatter-sometimes" => routes(scatter(&topic, &batch, &contexts)),
@@ -174,7 +180,14 @@ fn scatter(topic: &Topic, batch: &Batch, contexts: &[Context]) -> Routes {
 }
 
 fn misbehave(order: &str) {
+    if let Some(mebibytes) = order.strip_prefix("hold:") {
+        drop(black_box(vec![1_u8; mebibytes.parse::<usize>().expect("a number") << 20]));
+    }
     match order {
+        // Longer than five milliseconds on any machine.
+        "count" => (0..300_000_000_u64).for_each(|number| {
+            black_box(number);
+        }),
         "loop" => loop {
             black_box(0);
         },

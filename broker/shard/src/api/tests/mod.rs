@@ -5,3 +5,4 @@ mod configs;
 mod fetch_sessions;
 mod frames;
 mod rig;
+mod routed_parts;

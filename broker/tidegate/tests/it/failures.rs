@@ -1,0 +1,279 @@
+//! Plugins that fail, and records that a router sends nowhere: what becomes of them, and that it is counted and said.
+
+use std::{path::Path, process::Command};
+
+use rdkafka::{
+    Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    error::RDKafkaErrorCode,
+    message::{Header, Headers as _, OwnedHeaders, OwnedMessage},
+    producer::{FutureProducer, FutureRecord},
+};
+use serde_json::Value;
+use tidegate_plugin_host::build::{Profile, Progress, build_component};
+
+use crate::{
+    broker::Broker,
+    librdkafka::{WAIT, block_on, client, create_topic, read},
+    routed::deploy,
+};
+
+fn built(folder: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
+    let built = build_component(&folder, Profile::Release, Progress::Quiet).unwrap_or_else(|error| panic!("{error}"));
+    built.path.to_str().expect("a path of text").to_owned()
+}
+
+/// A broker with the router that does what its configuration says, and topics that it may route to.
+fn broker() -> Broker {
+    let broker = Broker::start();
+    deploy(&broker, "hostile", &built("broker/plugin-host/tests/guests"));
+    for topic in ["one", "two", "three", "letters", "rest"] {
+        create_topic(&broker, topic, 1, &[]);
+    }
+    broker
+}
+
+fn routed(broker: &Broker, topic: &str, order: &str, more: &[(&str, &str)]) {
+    let mut configs = vec![("tidegate.router", "hostile"), ("tidegate.router.config", order)];
+    configs.extend_from_slice(more);
+    create_topic(broker, topic, 1, &configs);
+}
+
+/// Sends records one after the other, each with a header; the first error, as librdkafka names it.
+fn send(broker: &Broker, topic: &str, values: &[&str]) -> Result<(), RDKafkaErrorCode> {
+    let producer: FutureProducer =
+        client(broker).set("enable.idempotence", "true").set("linger.ms", "0").create().expect("a producer");
+    for value in values {
+        let headers = OwnedHeaders::new().insert(Header { key: "h", value: Some("1") });
+        let record = FutureRecord::to(topic).key(*value).payload(*value).headers(headers);
+        block_on(producer.send(record, WAIT)).map_err(|(error, _)| error.rdkafka_error_code().expect("a code"))?;
+    }
+    Ok(())
+}
+
+fn messages(broker: &Broker, topic: &str, count: usize) -> Vec<OwnedMessage> {
+    let consumer: BaseConsumer = client(broker).set("group.id", "unused").create().expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, Offset::Beginning).expect("an offset");
+    consumer.assign(&list).expect("assigned");
+    (0..count).map(|_| consumer.poll(WAIT).expect("a record in time").expect("no error").detach()).collect()
+}
+
+fn values(broker: &Broker, topic: &str, count: usize) -> Vec<String> {
+    let found = messages(broker, topic, count);
+    found.iter().map(|message| String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned()).collect()
+}
+
+fn end(broker: &Broker, topic: &str) -> i64 {
+    let consumer: BaseConsumer = client(broker).create().expect("a consumer");
+    consumer.fetch_watermarks(topic, 0, WAIT).expect("watermarks").1
+}
+
+fn tidegate(broker: &Broker, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(arguments)
+        .env("TIDEGATE_BOOTSTRAP", &broker.kafka)
+        .env("TIDEGATE_ADMIN", &broker.admin)
+        .output()
+        .expect("it runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// The counts of a topic's attachment, once they are there: shards report every few seconds.
+fn counts(broker: &Broker, topic: &str, is_done: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let (good, said) = tidegate(broker, &["plugin", "stats", "--topic", topic, "--json"]);
+        assert!(good, "{said}");
+        let mut found: Vec<Value> = serde_json::from_str(&said).expect("JSON");
+        let counts = found.pop().expect("the topic has an attachment");
+        if is_done(&counts) {
+            return counts;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// What each kind of failure is called in a dead letter. A loop is stopped by its deadline.
+const FAILURES: [(&str, &str, &str); 8] = [
+    ("panic", "PLUGIN_TRAPPED", "told to panic"),
+    ("fault", "PLUGIN_TRAPPED", ""),
+    ("stack", "PLUGIN_TRAPPED", ""),
+    ("loop", "PLUGIN_DEADLINE_EXCEEDED", "too long"),
+    ("four-gigabytes", "PLUGIN_MEMORY_EXCEEDED", "memory"),
+    ("fail", "PLUGIN_FAILED", "I cannot"),
+    ("too-few", "PLUGIN_ANSWER_INVALID", ""),
+    ("unknown-topic", "PLUGIN_ANSWER_INVALID", ""),
+];
+
+#[test]
+fn records_whose_router_fails_become_dead_letters_that_say_why() {
+    let broker = broker();
+    let policy = [("tidegate.router.on.failure", "dead-letter"), ("tidegate.dead.letter.topic", "letters")];
+    let mut expected = 0;
+    for (order, disposition, words) in FAILURES {
+        routed(&broker, order, order, &policy);
+        send(&broker, order, &["a", "b"]).expect("the producer sees nothing of it");
+        expected += 2;
+        let letters = messages(&broker, "letters", expected);
+        for (letter, value) in letters[expected - 2..].iter().zip(["a", "b"]) {
+            assert_eq!((letter.payload(), letter.key()), (Some(value.as_bytes()), Some(value.as_bytes())));
+            let headers = letter.headers().expect("headers");
+            let header = |name: &str| {
+                let found = headers.iter().find(|header| header.key == name).expect("the header is there");
+                String::from_utf8_lossy(found.value.unwrap_or_default()).into_owned()
+            };
+            assert_eq!(header("h"), "1", "what it had it keeps");
+            assert_eq!(header("_dlq.errors.disposition"), disposition, "{order}");
+            assert_eq!(header("_dlq.errors.original.topic"), order);
+            assert_eq!(header("_dlq.errors.original.partition"), "0");
+            assert_eq!(header("_dlq.errors.plugin"), "hostile");
+            assert!(header("_dlq.errors.message").contains(words), "{order}: {}", header("_dlq.errors.message"));
+        }
+        assert_eq!(end(&broker, order), 0, "{order}: nothing is where it was sent");
+    }
+    let counts = counts(&broker, "panic", |counts| counts["dead_lettered"] == 2);
+    assert_eq!((&counts["traps"], &counts["calls"], &counts["records"]), (&2.into(), &2.into(), &2.into()));
+    assert!(counts["nanos"].as_u64().is_some_and(|nanos| nanos > 0), "{counts}");
+    let (_, page) = broker.get("/metrics");
+    let line = page.lines().find(|line| {
+        line.starts_with("tidegate_plugin_records_dead_lettered_total{") && line.contains("topic=\"panic\"")
+    });
+    assert!(line.is_some_and(|line| line.ends_with(" 2")), "{line:?}");
+    // And the plugin's last words with the engine's account are kept for who asks.
+    let (good, said) = tidegate(&broker, &["plugin", "logs", "hostile"]);
+    assert!(good && said.contains("error hostile v1 at panic: trapped, 1 times on this shard"), "{said}");
+}
+
+/// A letter is as much the producer's batch as any routed part: what is sent again is recognised.
+#[test]
+fn dead_letters_are_written_once_over_kill_9() {
+    let mut broker = broker();
+    let policy = [("tidegate.router.on.failure", "dead-letter"), ("tidegate.dead.letter.topic", "letters")];
+    routed(&broker, "source", "fail", &policy);
+    let producer: FutureProducer = client(&broker)
+        .set("enable.idempotence", "true")
+        .set("batch.num.messages", "5")
+        .set("linger.ms", "1")
+        .set("retry.backoff.ms", "10")
+        .create()
+        .expect("a producer");
+    let numbers: Vec<String> = (0..2_000).map(|number| number.to_string()).collect();
+    let mut deliveries = Vec::new();
+    for (at, number) in numbers.iter().enumerate() {
+        deliveries.push(producer.send_result(FutureRecord::to("source").key(number).payload(number)).expect("queued"));
+        if at % 500 == 499 {
+            broker.kill();
+            broker.restart();
+        }
+    }
+    for delivery in deliveries {
+        block_on(delivery).expect("not cancelled").expect("delivered");
+    }
+    assert_eq!(end(&broker, "letters"), numbers.len() as i64);
+    assert_eq!(values(&broker, "letters", numbers.len()), numbers);
+}
+
+#[test]
+fn a_failing_router_can_be_bypassed_and_by_default_refuses() {
+    let broker = broker();
+    routed(&broker, "open", "panic", &[("tidegate.router.on.failure", "bypass")]);
+    send(&broker, "open", &["a", "b"]).expect("as if there were no router");
+    assert_eq!(values(&broker, "open", 2), ["a", "b"]);
+    assert_eq!(counts(&broker, "open", |counts| counts["bypassed"] == 2)["traps"], 2);
+
+    routed(&broker, "closed", "panic", &[]);
+    assert_eq!(send(&broker, "closed", &["a"]), Err(RDKafkaErrorCode::PolicyViolation));
+    routed(&broker, "words", "fail", &[]);
+    assert_eq!(send(&broker, "words", &["a"]), Err(RDKafkaErrorCode::InvalidRecord));
+    assert_eq!((end(&broker, "closed"), end(&broker, "words")), (0, 0));
+}
+
+#[test]
+fn a_failing_partitioner_has_a_policy_too() {
+    let broker = broker();
+    deploy(&broker, "murmur2", &built("plugins/partitioner-murmur2"));
+    // No answer fits into one byte: it fails with each batch.
+    let failing = [("tidegate.partitioner", "murmur2"), ("tidegate.plugin.output.max.bytes", "1")];
+    let with = |more: &[(&'static str, &'static str)]| [&failing[..], more].concat();
+    create_topic(&broker, "closed", 3, &with(&[]));
+    assert_eq!(send(&broker, "closed", &["a"]), Err(RDKafkaErrorCode::PolicyViolation));
+    create_topic(&broker, "open", 1, &with(&[("tidegate.partitioner.on.failure", "bypass")]));
+    send(&broker, "open", &["a"]).expect("where the client sent it");
+    assert_eq!(values(&broker, "open", 1), ["a"]);
+    let letters = [("tidegate.partitioner.on.failure", "dead-letter"), ("tidegate.dead.letter.topic", "letters")];
+    create_topic(&broker, "lettered", 1, &with(&letters));
+    send(&broker, "lettered", &["a"]).expect("a dead letter");
+    assert_eq!(values(&broker, "letters", 1), ["a"]);
+    assert_eq!(end(&broker, "lettered"), 0);
+}
+
+#[test]
+fn records_that_a_router_sends_nowhere_are_dropped_refused_or_go_to_an_alternate_topic() {
+    let broker = broker();
+    // Every second record of a batch goes to `one`, the others nowhere.
+    routed(&broker, "dropping", "every-second", &[]);
+    routed(&broker, "refusing", "every-second", &[("tidegate.router.unroutable", "reject")]);
+    let alternate = [("tidegate.router.unroutable", "alternate"), ("tidegate.router.unroutable.topic", "rest")];
+    routed(&broker, "passing", "every-second", &alternate);
+    let all = ["0", "1", "2", "3"];
+    send_batch(&broker, "dropping", &all).expect("taken");
+    assert_eq!(values(&broker, "one", 2), ["1", "3"]);
+    assert_eq!(counts(&broker, "dropping", |counts| counts["records"] == 4)["dropped"], 2);
+    assert_eq!(send_batch(&broker, "refusing", &all), Err(RDKafkaErrorCode::InvalidRecord));
+    assert_eq!(end(&broker, "one"), 2, "nothing of a refused batch is written");
+    send_batch(&broker, "passing", &all).expect("taken");
+    assert_eq!(values(&broker, "rest", 2), ["0", "2"]);
+    assert_eq!(values(&broker, "one", 4), ["1", "3", "1", "3"]);
+    let counted = counts(&broker, "passing", |counts| counts["records"] == 4);
+    assert_eq!((&counted["alternate"], &counted["routed"], &counted["dropped"]), (&2.into(), &2.into(), &0.into()));
+}
+
+/// All values in one batch.
+fn send_batch(broker: &Broker, topic: &str, values: &[&str]) -> Result<(), RDKafkaErrorCode> {
+    let producer: FutureProducer = client(broker).set("linger.ms", "200").create().expect("a producer");
+    let queue = |value: &&str| producer.send_result(FutureRecord::to(topic).key(*value).payload(*value)).ok();
+    let queued: Vec<_> = values.iter().map(|value| queue(value).expect("queued")).collect();
+    for delivery in queued {
+        let delivered = block_on(delivery).expect("not cancelled");
+        delivered.map_err(|(error, _)| error.rdkafka_error_code().expect("a code"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn policies_and_limits_that_cannot_hold_are_refused_when_they_are_set() {
+    let broker = broker();
+    let alter = |config: &str| tidegate(&broker, &["topic", "alter", "one", "--config", config]);
+    for (config, words) in [
+        ("tidegate.router.on.failure=dead-letter", "needs a topic in tidegate.dead.letter.topic"),
+        ("tidegate.dead.letter.topic=nowhere", "there is no such topic; create it first"),
+        ("tidegate.dead.letter.topic=__consumer_offsets", "topic"),
+        ("tidegate.router.on.failure=ignore", "reject, bypass, dead-letter"),
+        ("tidegate.router.unroutable=alternate", "needs a topic in tidegate.router.unroutable.topic"),
+        ("tidegate.plugin.deadline.ms=-2", "at least -1"),
+    ] {
+        let (good, said) = alter(config);
+        assert!(!good && said.contains(words), "{config}: {said}");
+    }
+    // Limits go downward only: looked at when a plugin is attached, since they say nothing without one.
+    let attach = |limit: &str| {
+        let configs = ["--config", "tidegate.router=hostile", "--config", "tidegate.router.config=keep", "--config"];
+        tidegate(&broker, &[&["topic", "alter", "two"], &configs[..], &[limit]].concat())
+    };
+    for (limit, words) in [
+        ("tidegate.plugin.deadline.ms=100000", "more than the broker's limit of"),
+        ("tidegate.plugin.memory.max.bytes=99999999999", "(plugin.memory.max.bytes)"),
+    ] {
+        let (good, said) = attach(limit);
+        assert!(!good && said.contains(words), "{limit}: {said}");
+    }
+    // Two pages: too few for it to open.
+    let (good, said) = attach("tidegate.plugin.memory.max.bytes=131072");
+    assert!(!good && said.contains("memory"), "{said}");
+    let (good, said) = attach("tidegate.plugin.memory.max.bytes=8388608");
+    assert!(good, "{said}");
+    send(&broker, "two", &["a"]).expect("it fits");
+    assert_eq!(read(&broker, "two", 1, 1)[&0].len(), 1);
+}
