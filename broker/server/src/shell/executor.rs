@@ -45,6 +45,9 @@ use crate::{
 /// What storage may add to a batch, with room to spare.
 const FRAME_COST_BYTES: usize = 1024;
 
+/// Batches of other shards that are taken in together, in bytes about.
+const LETTER_BYTES_MAX: usize = 1 << 20;
+
 /// How much of a shard's logs a start reads to know the producers again, in bytes, about; shared out among its partitions, but a
 /// partition with little is not worth a file's two syncs.
 const UNSAVED_BYTES_MAX: u64 = 512 << 20;
@@ -691,36 +694,51 @@ async fn tick_loop(core: Rc<Core>) {
     }
 }
 
+/// Takes in what other threads have sent. What shards ask and answer is taken in together, as far as it has come: one step for each
+/// would be one system call for each connection that gets an answer, and one wake of the other shard.
 async fn letter_loop(core: Rc<Core>, mailbox: Mailbox) {
-    while let Ok(letters) = mailbox.recv().await {
+    let mut inputs = Vec::new();
+    while let Ok(mut letters) = mailbox.recv().await {
+        while let Ok(more) = mailbox.try_recv() {
+            letters.extend(more);
+        }
+        let mut bytes = 0;
         for letter in letters {
             match letter {
                 Letter::Asked { origin, ask } => {
                     if let Ask::Produce(produce) = &ask {
-                        let bytes = produce.items.iter().map(|item| item.bytes.len() + FRAME_COST_BYTES).sum();
-                        core.log.wait_for_room(bytes).await;
+                        let own = produce.items.iter().map(|item| item.bytes.len() + FRAME_COST_BYTES).sum::<usize>();
+                        bytes += own;
+                        if bytes > LETTER_BYTES_MAX || !core.log.has_room(bytes) {
+                            // What came before must not wait for the room that this needs.
+                            core.take(inputs.drain(..));
+                            bytes = own;
+                            core.log.wait_for_room(own).await;
+                        }
                     }
-                    core.take([Input::Asked { origin, ask }]);
+                    inputs.push(Input::Asked { origin, ask });
                 }
-                Letter::Replied { request, reply } => core.take([Input::Replied { request, reply }]),
-                Letter::Connection(new) => core.connected(new),
+                Letter::Replied { request, reply } => inputs.push(Input::Replied { request, reply }),
                 Letter::Metadata { image, taken } => {
-                    core.take([Input::Metadata { image }]);
+                    inputs.push(Input::Metadata { image });
+                    core.take(inputs.drain(..));
                     taken();
                 }
                 Letter::Plugin(plugin) => match plugin_runtime::compiled(&plugin.compiled) {
                     Some(compiled) => {
                         let (name, version) = (plugin.name, plugin.version);
-                        core.take([Input::Plugin { name, version, compiled }]);
+                        inputs.push(Input::Plugin { name, version, compiled });
                     }
                     None => tracing::error!(plugin = plugin.name, "a plugin of another runtime cannot be run here"),
                 },
+                Letter::Connection(new) => core.connected(new),
                 Letter::Stop => {
                     core.stopping.set(true);
                     core.stopped.raise();
                 }
             }
         }
+        core.take(inputs.drain(..));
     }
 }
 

@@ -106,10 +106,15 @@ impl Log {
             || figures.tail_cache_bytes > self.options.tail_cache_bytes + self.options.unapplied_bytes_max
     }
 
+    /// Whether storage takes so many bytes now, or would refuse them for another reason than being behind.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        !matches!(self.store.admits(bytes), Err(AppendError::Backpressure))
+    }
+
     /// Waits until storage takes so many bytes. Returns at once if it never will, or not before the disk has room again: then who
     /// sends them is told so.
     pub(crate) async fn wait_for_room(&self, bytes: usize) {
-        while matches!(self.store.admits(bytes), Err(AppendError::Backpressure)) {
+        while !self.has_room(bytes) {
             let room = self.store.room(bytes);
             // The state may turn from "behind" to "full" while it is waited for, which wakes nobody.
             let look_again = glommio::timer::sleep(Duration::from_millis(50));
