@@ -56,9 +56,27 @@ pub(crate) struct Broker {
     /// From the start of its process to its first answer.
     pub(crate) ready_after: Duration,
     pub(crate) system: System,
+    /// The program that its command line is.
+    program: PathBuf,
+    log: PathBuf,
 }
 
 impl Broker {
+    /// Runs a command of `tidegate` against it; what it printed.
+    pub(crate) fn tidegate(&self, arguments: &[&str]) -> Result<String> {
+        let log = fs::read_to_string(&self.log)?;
+        let admin = log.split_whitespace().find_map(|word| word.strip_prefix("admin=")).context("no ready line")?;
+        let output = Command::new(&self.program)
+            .args(arguments)
+            .env("TIDEGATE_BOOTSTRAP", &self.bootstrap)
+            .env("TIDEGATE_ADMIN", admin)
+            .output()?;
+        if !output.status.success() {
+            bail!("tidegate {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Starts `system` on an empty directory.
     pub(crate) fn start(system: System, places: &Places) -> Result<Self> {
         if places.data.exists() {
@@ -90,7 +108,8 @@ impl Broker {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(Self { bootstrap, process, ready_after: started.elapsed(), system })
+        let program = places.tidegate.clone();
+        Ok(Self { bootstrap, process, ready_after: started.elapsed(), system, program, log })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     broker::{Broker, System},
-    load::{Load, Reader, Shape, create_topic},
+    load::{KEY_WORDS, Load, Reader, Shape, create_topic},
     raw,
 };
 
@@ -36,6 +37,10 @@ pub(crate) enum Case {
     Backlog,
     /// 1 KiB records, 12 partitions, acks=all, and a consumer at their tail.
     Together,
+    /// Keyed records of 100 B, 12 partitions, acks=all, as [`Case::Routed`] without the router.
+    Unrouted,
+    /// The same through a router of 100 topic patterns over 10 topics.
+    Routed,
     /// Ready-made requests: 100 batches of 1 KiB to 1,000 partitions in each, as many as are acknowledged.
     LimitBatches,
     /// Ready-made requests: 100,000 batches of 1 KiB a second over 1,000 partitions.
@@ -53,6 +58,8 @@ impl Case {
             Self::Steady => "5,000 records/s of 1 KiB, acks=all, linger 0",
             Self::Backlog => "a consumer reads 1,000,000 records of 1 KiB",
             Self::Together => "1 KiB, 12 partitions, acks=all, and a consumer",
+            Self::Unrouted => "keyed records of 100 B, 12 partitions, acks=all",
+            Self::Routed => "the same through 100 topic patterns to 10 topics",
             Self::LimitBatches => "limit: 1 KiB batches over 1,000 partitions",
             Self::LimitSteady => "limit: 100,000 batches/s of 1 KiB, 1,000 partitions",
             Self::LimitBytes => "limit: 256 KiB batches, 64 partitions",
@@ -63,7 +70,7 @@ impl Case {
     pub(crate) fn systems(self) -> &'static [System] {
         match self {
             Self::ManyPartitions => &[System::Tidegate, System::TidegateOs, System::Kafka, System::KafkaFlush],
-            Self::LimitBatches | Self::LimitBytes | Self::LimitSteady => &[System::Tidegate],
+            Self::LimitBatches | Self::LimitBytes | Self::LimitSteady | Self::Routed => &[System::Tidegate],
             _ => &[System::Tidegate, System::TidegateOs, System::Kafka],
         }
     }
@@ -76,10 +83,12 @@ impl Case {
             linger_ms: 5,
             batch_bytes: 65_536,
             batch_records: 10_000,
+            keyed: false,
         };
         match self {
             Self::Small => shape(100, 1, "1"),
             Self::ManyPartitions => Shape { batch_records: 10, ..shape(100, 1_000, "all") },
+            Self::Unrouted | Self::Routed => Shape { keyed: true, ..shape(100, 12, "all") },
             Self::Steady => Shape { linger_ms: 0, ..shape(1_024, 12, "all") },
             _ => shape(1_024, 12, "all"),
         }
@@ -122,7 +131,8 @@ const TOPIC: &str = "side-by-side";
 pub(crate) fn run(case: Case, broker: &mut Broker, durations: Durations) -> Result<Figures> {
     let shape = case.shape();
     let figures = match case {
-        Case::Small | Case::Large | Case::ManyPartitions => flat_out(broker, shape, durations),
+        Case::Small | Case::Large | Case::ManyPartitions | Case::Unrouted => flat_out(broker, shape, durations),
+        Case::Routed => routed(broker, shape, durations),
         Case::Steady => steady(broker, shape, durations),
         Case::Backlog => backlog(broker, shape, durations),
         Case::Together => together(broker, shape, durations),
@@ -169,6 +179,29 @@ fn flat_out(broker: &Broker, shape: Shape, durations: Durations) -> Result<Figur
     let window = Window::open(broker, load.acknowledged())?;
     load.flat_out(durations.window)?;
     // What is still under way is not waited for: a slow broker may need minutes for it.
+    window.close(broker, load.acknowledged(), shape.record_bytes)
+}
+
+/// As [`flat_out`], with a router before it. Each record matches one of its patterns.
+fn routed(broker: &Broker, shape: Shape, durations: Durations) -> Result<Figures> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let built =
+        broker.tidegate(&["plugin", "build", &root.join("plugins/router-topic").to_string_lossy(), "--path"])?;
+    broker.tidegate(&["plugin", "deploy", "patterns", built.trim()])?;
+    let destination = |word: usize| format!("routed-{}", word % 10);
+    for topic in 0..10 {
+        create_topic(&broker.bootstrap, &destination(topic), shape.partitions)?;
+    }
+    create_topic(&broker.bootstrap, TOPIC, shape.partitions)?;
+    let bindings: Vec<String> = (0..KEY_WORDS)
+        .map(|word| format!(r#"{{"pattern": "*.{word}.#", "topic": "{}"}}"#, destination(word)))
+        .collect();
+    let config = format!(r#"tidegate.router.config={{"bindings": [{}], "unmatched": "reject"}}"#, bindings.join(", "));
+    broker.tidegate(&["topic", "alter", TOPIC, "--config", "tidegate.router=patterns", "--config", &config])?;
+    let mut load = Load::new(&broker.bootstrap, TOPIC, shape)?;
+    load.flat_out(durations.warm_up)?;
+    let window = Window::open(broker, load.acknowledged())?;
+    load.flat_out(durations.window)?;
     window.close(broker, load.acknowledged(), shape.record_bytes)
 }
 

@@ -33,7 +33,12 @@ pub(crate) struct Shape {
     pub(crate) batch_bytes: u32,
     /// librdkafka's `batch.num.messages`.
     pub(crate) batch_records: u32,
+    /// Whether records have keys of four words, the second of them one of [`KEY_WORDS`].
+    pub(crate) keyed: bool,
 }
+
+/// Second words of keys, numbers from 0.
+pub(crate) const KEY_WORDS: usize = 100;
 
 /// What is counted while records are acknowledged.
 struct Deliveries {
@@ -101,6 +106,7 @@ pub(crate) struct Load {
     shape: Shape,
     topic: String,
     payloads: Vec<Vec<u8>>,
+    keys: Vec<String>,
     sent: u64,
 }
 
@@ -123,6 +129,7 @@ impl Load {
             shape,
             topic: topic.to_owned(),
             payloads: payloads(shape.record_bytes),
+            keys: (0..1_000).map(|key| format!("eu.{}.order.{key}", key * 7 % KEY_WORDS)).collect(),
             sent: 0,
         })
     }
@@ -188,7 +195,10 @@ impl Load {
         let partition = (self.sent % self.shape.partitions as u64) as i32;
         let payload = &self.payloads[self.sent as usize % self.payloads.len()];
         let mut record =
-            BaseRecord::<(), [u8], usize>::with_opaque_to(&self.topic, due).partition(partition).payload(payload);
+            BaseRecord::<str, [u8], usize>::with_opaque_to(&self.topic, due).partition(partition).payload(payload);
+        if self.shape.keyed {
+            record = record.key(&self.keys[self.sent as usize % self.keys.len()]);
+        }
         loop {
             match self.producer.send(record) {
                 Ok(()) => break,
