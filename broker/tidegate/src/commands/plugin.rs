@@ -3,6 +3,7 @@
 mod bench;
 mod new;
 mod project;
+mod rabbitmq;
 mod sandbox;
 mod stats;
 mod test;
@@ -71,6 +72,7 @@ Examples:
     Try(trial::Try),
     Stats(stats::Stats),
     Logs(stats::Logs),
+    ImportRabbitmq(rabbitmq::ImportRabbitmq),
     /// Deploy a component under a name, or a new version of it; topics that use it go over to it between two batches
     #[command(after_help = "\
 Examples:
@@ -172,6 +174,7 @@ impl PluginArgs {
             PluginCommand::Try(args) => args.run(out),
             PluginCommand::Stats(args) => args.run(out),
             PluginCommand::Logs(args) => args.run(out),
+            PluginCommand::ImportRabbitmq(args) => args.run(out),
             PluginCommand::Build { folder, debug, path, json } => build(&folder, debug, path, json, out),
             PluginCommand::Deploy { name, file, json, admin } => {
                 let component = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;

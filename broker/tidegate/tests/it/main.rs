@@ -21,6 +21,7 @@ mod log;
 mod moving;
 mod plugins;
 mod proxy;
+mod rabbitmq;
 mod raw;
 mod routed;
 mod serve;
