@@ -73,7 +73,7 @@ pub fn is_internal(name: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plugin {
     pub name: String,
-    /// Counts the uploads under this name, from 1.
+    /// Counts the uploads under this name, and the times that it went back to the one before, from 1.
     pub version: u32,
     /// SHA-256 of the component, in hex.
     pub hash: String,
@@ -82,6 +82,9 @@ pub struct Plugin {
     pub bytes: u64,
     /// Milliseconds since 1970.
     pub uploaded_at: i64,
+    /// The hash of the component before this one, which is kept to go back to. None in metadata of older brokers.
+    #[serde(default)]
+    pub previous: Option<String>,
 }
 
 /// The whole metadata at one moment.
@@ -563,6 +566,7 @@ mod tests {
             world: "router".into(),
             bytes: 5,
             uploaded_at: 0,
+            previous: None,
         };
         let deployed = commit(&image(), &MetadataChange::DeployPlugin(plugin)).unwrap();
         let wrong = create("t", 1, &[("tidegate.partitioner", "split")]);

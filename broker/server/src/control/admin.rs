@@ -18,7 +18,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use serde_json::json;
 use tokio::sync::{Mutex, oneshot};
@@ -170,6 +170,7 @@ fn router(state: AdminState) -> Router {
         .route("/v1/plugins", get(plugin_api::list))
         .route("/v1/plugins/{name}", get(plugin_api::show).put(plugin_api::upload).delete(plugin_api::remove))
         .route("/v1/plugins/{name}/component", get(plugin_api::component))
+        .route("/v1/plugins/{name}/rollback", post(plugin_api::rollback))
         .route("/v1/attachments", get(plugin_api::attachments))
         .route("/v1/plugin-log", get(plugin_api::log))
         .fallback(unknown)

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -20,7 +21,7 @@ use tidegate_shard::AttachmentCounts;
 
 use super::{
     admin::{AdminState, Refusal},
-    plugins::{self, LoadedPlugin, PluginError},
+    plugins::{self, CompiledPlugin, LoadedPlugin, PluginError},
 };
 
 /// `PUT /v1/plugins/NAME` with the component as its body.
@@ -63,20 +64,63 @@ pub(super) async fn upload(
         return Ok(Json(describe(known, &image)).into_response());
     }
     let status = if known.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+    let shown = commit(&state, known.map(AsRef::as_ref), name, (hash, compiled), body.len() as u64).await?;
+    Ok((status, Json(shown)).into_response())
+}
+
+/// `POST /v1/plugins/NAME/rollback`: the component before the one that is deployed becomes a new version. Once more, and it is undone.
+pub(super) async fn rollback(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    let _turn = state.uploads.lock().await;
+    let image = state.control.image();
+    let known =
+        image.plugin(&name).ok_or_else(|| refuse_change(MetadataError::UnknownPlugin { name: name.clone() }))?;
+    let Some(hash) = known.previous.clone() else {
+        let message = format!("plugin '{name}' has one version only: there is nothing to go back to");
+        return Err(Refusal { status: StatusCode::CONFLICT, message });
+    };
+    let (hash, compiled, bytes) = {
+        let (store, name, image) = (state.control.plugins(), name.clone(), image.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            let bytes = store.component(&hash)?.len() as u64;
+            let compiled = store.load(&hash)?;
+            plugins::try_attached(&name, compiled.as_ref(), &image)?;
+            Ok((hash, compiled, bytes))
+        });
+        done.await.map_err(|error| internal(error.to_string()))?.map_err(refuse)?
+    };
+    Ok(Json(commit(&state, Some(known), name, (hash, compiled), bytes).await?))
+}
+
+/// Commits a component that was tried as the next version of a plugin; what the plugin is then.
+async fn commit(
+    state: &AdminState,
+    known: Option<&Plugin>,
+    name: String,
+    (hash, compiled): (String, Arc<dyn CompiledPlugin>),
+    bytes: u64,
+) -> Result<Value, Refusal> {
     let plugin = Plugin {
         name: name.clone(),
         version: known.map_or(1, |known| known.version + 1),
         hash: hash.clone(),
         world: compiled.world().to_owned(),
-        bytes: body.len() as u64,
+        bytes,
         uploaded_at: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)),
+        previous: known.map(|known| known.hash.clone()),
     };
     let loaded = LoadedPlugin { name, version: plugin.version, hash, compiled };
     let committed = state.control.deploy(plugin.clone(), loaded).await.map_err(refuse_change)?;
     tracing::info!(plugin = plugin.name, version = plugin.version, hash = plugin.hash, "plugin deployed");
-    Ok((status, Json(describe(&plugin, &committed.image))).into_response())
+    let store = state.control.plugins();
+    let image = Arc::clone(&committed.image);
+    // What is two versions old is not gone back to.
+    tokio::task::spawn_blocking(move || store.sweep(&image)).await.map_err(|error| internal(error.to_string()))?;
+    Ok(describe(&plugin, &committed.image))
 }
 
 /// `GET /v1/plugins`.
@@ -208,6 +252,7 @@ fn describe(plugin: &Plugin, image: &MetadataImage) -> Value {
         "hash": plugin.hash,
         "bytes": plugin.bytes,
         "uploaded_at": plugin.uploaded_at,
+        "previous": plugin.previous,
         "topics": attached,
     })
 }
@@ -220,6 +265,7 @@ fn validate_name(image: &MetadataImage, name: &str) -> Result<(), Refusal> {
         world: String::new(),
         bytes: 0,
         uploaded_at: 0,
+        previous: None,
     };
     image.validate(&MetadataChange::DeployPlugin(plugin)).map_err(refuse_change)
 }

@@ -138,11 +138,13 @@ impl PluginStore {
         if found == hash { Ok(component) } else { Err(PluginError::Damaged { path, found }) }
     }
 
-    /// Removes the files of components that `image` does not have, and compiled code of other engines.
+    /// Removes the files of components that `image` neither runs nor could go back to, and compiled code of other engines.
     pub(super) fn sweep(&self, image: &MetadataImage) {
         let used: BTreeSet<PathBuf> = image
             .plugins()
-            .flat_map(|plugin| [self.component_path(&plugin.hash), self.compiled_path(&plugin.hash)])
+            .flat_map(|plugin| [Some(&plugin.hash), plugin.previous.as_ref()])
+            .flatten()
+            .flat_map(|hash| [self.component_path(hash), self.compiled_path(hash)])
             .collect();
         let Ok(entries) = fs::read_dir(&self.directory) else { return };
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| !used.contains(path)) {

@@ -223,6 +223,7 @@ fn a_plugin_is_uploaded_listed_attached_swapped_and_removed() {
     refused(plugin("PUT", "split", b"router other"), 409, "orders");
     refused(plugin("PUT", "split", b"partitioner x"), 409, "orders");
     refused(plugin("GET", "nothing", b""), 404, "nothing");
+    refused(ask(control.admin, "POST", "/v1/plugins/split/rollback", "", b""), 409, "one version only");
     control.stop();
 
     // It is there after a restart, with its code.
@@ -233,6 +234,28 @@ fn a_plugin_is_uploaded_listed_attached_swapped_and_removed() {
     assert_eq!(propose(&control, MetadataChange::DeleteTopic { id }), "committed");
     let (status, text) = ask(control.admin, "PUT", "/v1/plugins/split", "", b"partitioner z");
     assert!(status == 200 && text.contains("\"version\":2"), "{status} {text}");
+    // Back to what was before, and back again; what could be gone back to is kept, also over a restart.
+    let rollback = |control: &Control| ask(control.admin, "POST", "/v1/plugins/split/rollback", "", b"");
+    let (status, text) = rollback(&control);
+    assert!(
+        status == 200 && text.contains("\"version\":3") && text.contains("\"world\":\"router\""),
+        "{status} {text}"
+    );
+    let files = || std::fs::read_dir(directory.path().join("plugins")).unwrap().count();
+    assert_eq!(files(), 4, "two components, and the code of both");
+    control.stop();
+    let control = Control::start(options(directory.path(), "127.0.0.1:0", None)).unwrap();
+    // Not where an attached topic would not take it: it is tried as an upload is.
+    assert_eq!(propose(&control, create_routed("orders", "split", "x")), "committed");
+    let (status, text) = rollback(&control);
+    assert!(status == 409 && text.contains("orders"), "{status} {text}");
+    let id = control.image.topic("orders").map(|topic| topic.id.to_hex());
+    let id = id.unwrap_or_else(|| control.handle.image().topic("orders").unwrap().id.to_hex());
+    assert_eq!(propose(&control, MetadataChange::DeleteTopic { id }), "committed");
+    let (status, text) = rollback(&control);
+    assert!(status == 200 && text.contains("\"version\":4") && text.contains("partitioner"), "{status} {text}");
+    assert_eq!(ask(control.admin, "PUT", "/v1/plugins/split", "", b"router other").0, 200);
+    assert_eq!(files(), 4, "what is two versions old is gone");
     assert_eq!(ask(control.admin, "DELETE", "/v1/plugins/split", "", b"").0, 204);
     assert_eq!(std::fs::read_dir(directory.path().join("plugins")).unwrap().count(), 0);
     control.stop();

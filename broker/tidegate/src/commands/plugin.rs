@@ -88,6 +88,14 @@ Examples:
         #[command(flatten)]
         admin: Admin,
     },
+    /// Go back to the version before the one that is deployed, between two batches; once more undoes it
+    Rollback {
+        name: PluginName,
+        #[command(flatten)]
+        json: Json,
+        #[command(flatten)]
+        admin: Admin,
+    },
     /// List the plugins of a broker
     List {
         #[command(flatten)]
@@ -194,6 +202,13 @@ impl PluginArgs {
                     writeln!(out, "in use by {}", plugin.topics.join(", "))?;
                 }
                 Ok(())
+            }
+            PluginCommand::Rollback { name, json, admin } => {
+                let plugin: Plugin = admin.call(Method::Post, &format!("/v1/plugins/{}/rollback", name.0), None)?;
+                if json.json {
+                    return output::json(out, &plugin);
+                }
+                Ok(writeln!(out, "{} runs the component before, as version {}", plugin.name, plugin.version)?)
             }
             PluginCommand::List { json, admin } => {
                 let listing: Listing = admin.call(Method::Get, "/v1/plugins", None)?;
@@ -334,6 +349,7 @@ impl Described {
 enum Method {
     Get,
     Put,
+    Post,
     Delete,
 }
 
@@ -369,6 +385,7 @@ impl Admin {
         let mut request = ureq::http::Request::builder().uri(&url).method(match method {
             Method::Get => "GET",
             Method::Put => "PUT",
+            Method::Post => "POST",
             Method::Delete => "DELETE",
         });
         if let Some(token) = self.token()? {

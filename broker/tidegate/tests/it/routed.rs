@@ -324,3 +324,38 @@ fn parts_that_a_full_disk_refuses_are_taken_later_and_in_order() {
         assert_exactly_once_in_order(&broker.kafka, producer.sent);
     }
 }
+
+/// Versions of a router change while batches are on their way: each batch is routed by one of them, and none is lost.
+#[test]
+fn swaps_and_rollbacks_under_load_lose_and_double_nothing() {
+    let broker = Broker::start_configured(SETTINGS, &["--shards", "3"], None);
+    prepare(&broker, "scatter");
+    // The same program with an empty custom section: another hash, the same answers.
+    let mut component = std::fs::read(&PLUGINS[0]).expect("it is built");
+    component.extend(b"\0\x05\x04more");
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let other = folder.path().join("other.wasm");
+    std::fs::write(&other, component).expect("written");
+    let mut producer = Producer::new(&broker.kafka);
+    for swap in 0..6 {
+        let until = producer.sent + 3_000;
+        while producer.sent < until {
+            producer.send();
+        }
+        if swap == 0 {
+            deploy(&broker, "router", other.to_str().expect("a path of text"));
+        } else {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+            let output = command.args(["plugin", "rollback", "router", "--admin", &broker.admin]).output();
+            let output = output.expect("it runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    for _ in 0..3_000 {
+        producer.send();
+    }
+    producer.finish();
+    assert_exactly_once_in_order(&broker.kafka, producer.sent);
+    let (_, described) = broker.get("/v1/plugins/router");
+    assert!(described.contains("\"version\":7"), "{described}");
+}
