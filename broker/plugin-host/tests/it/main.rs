@@ -4,6 +4,7 @@ mod components;
 mod equality;
 mod hostile;
 mod routing;
+mod versions;
 
 use std::{
     path::{Path, PathBuf},
