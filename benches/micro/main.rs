@@ -2,6 +2,7 @@
 
 mod codec;
 mod journal;
+mod plugins;
 mod records;
 
 use criterion::{criterion_group, criterion_main};
@@ -13,6 +14,7 @@ criterion_group!(
     records::columns,
     records::compression,
     codec::produce,
-    journal::rounds
+    journal::rounds,
+    plugins::sandbox
 );
 criterion_main!(parts);

@@ -1,7 +1,6 @@
 //! Routes by equal routing keys, as RabbitMQ's direct exchange: a record goes to every topic that is bound with its routing key.
 
-use std::collections::BTreeMap;
-
+use rustc_hash::FxHashMap;
 use tidegate_sdk::{
     Batch, Error, Failure, Router, Routes, Setup, Topic,
     config::{Reader, Source, Unmatched, Unrouted, shown},
@@ -29,7 +28,8 @@ struct Binding {
 #[derive(Debug)]
 pub struct DirectRouter {
     source: Reader,
-    topics: BTreeMap<Box<[u8]>, Vec<Topic>>,
+    /// Looked up only, and made of the configuration: records cannot make it slow.
+    topics: FxHashMap<Box<[u8]>, Vec<Topic>>,
     unmatched: Unrouted,
 }
 
@@ -42,7 +42,7 @@ impl Router for DirectRouter {
             return Err("`bindings` is empty: nothing would be routed".into());
         }
         let source = config.source.open(setup)?;
-        let mut topics: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let mut topics: FxHashMap<_, Vec<_>> = FxHashMap::default();
         for binding in config.bindings {
             let topic = setup.topic(&binding.topic)?;
             let bound = topics.entry(binding.key.into_bytes().into_boxed_slice()).or_default();
