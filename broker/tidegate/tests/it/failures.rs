@@ -26,7 +26,8 @@ fn built(folder: &str) -> String {
 
 /// A broker with the router that does what its configuration says, and topics that it may route to.
 fn broker() -> Broker {
-    let broker = Broker::start();
+    // Long enough that only a loop meets it, however busy the machine is.
+    let broker = Broker::start_configured("\"plugin.deadline.ms\" = 1000\n", &[], None);
     deploy(&broker, "hostile", &built("broker/plugin-host/tests/guests"));
     for topic in ["one", "two", "three", "letters", "rest"] {
         create_topic(&broker, topic, 1, &[]);
@@ -232,7 +233,7 @@ fn records_that_a_router_sends_nowhere_are_dropped_refused_or_go_to_an_alternate
 
 /// All values in one batch.
 fn send_batch(broker: &Broker, topic: &str, values: &[&str]) -> Result<(), RDKafkaErrorCode> {
-    let producer: FutureProducer = client(broker).set("linger.ms", "200").create().expect("a producer");
+    let producer: FutureProducer = client(broker).set("linger.ms", "1000").create().expect("a producer");
     let queue = |value: &&str| producer.send_result(FutureRecord::to(topic).key(*value).payload(*value)).ok();
     let queued: Vec<_> = values.iter().map(|value| queue(value).expect("queued")).collect();
     for delivery in queued {
