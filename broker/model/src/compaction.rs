@@ -275,7 +275,37 @@ impl Compaction {
     }
 }
 
-fn records_of(header: &BatchHeader, batch: &Bytes) -> Result<Bytes, CompactionError> {
+/// What becomes of a batch of which only some records are kept: `keep` has a bit for each record (word i / 64, least significant
+/// first). Offsets and sequences stay. `must_stay`: where nothing is kept, its header is, for what it says of offsets or of a producer.
+///
+/// # Errors
+/// [`CompactionError`]: the batch is damaged.
+pub fn retain(header: &BatchHeader, batch: &Bytes, keep: &[u64], must_stay: bool) -> Result<Filtered, CompactionError> {
+    let is_kept = |index: usize| keep.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1);
+    let count = usize::try_from(header.records_count).unwrap_or(0);
+    let kept_count = (0..count).filter(|index| is_kept(*index)).count();
+    if header.attributes.is_control() || kept_count == count {
+        return Ok(Filtered::Keep);
+    }
+    if kept_count == 0 {
+        return Ok(if must_stay { Filtered::Replace(empty(header)) } else { Filtered::Drop });
+    }
+    let records = records_of(header, batch)?;
+    let mut kept: Vec<Record<'_>> = Vec::with_capacity(kept_count);
+    for (index, record) in Records::new(&records, header.records_count).enumerate() {
+        let record = record.map_err(|error| CompactionError::Record { offset: header.base_offset, error })?;
+        if is_kept(index) {
+            kept.push(record);
+        }
+    }
+    Ok(Filtered::Replace(rebuild(header, &kept, None)))
+}
+
+/// The records of a stored batch, decompressed.
+///
+/// # Errors
+/// [`CompactionError`]: the batch is damaged.
+pub fn records_of(header: &BatchHeader, batch: &Bytes) -> Result<Bytes, CompactionError> {
     let offset = header.base_offset;
     let codec = header.attributes.compression().ok_or(CompactionError::Codec { offset })?;
     if header.records_count == 0 {

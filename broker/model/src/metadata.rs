@@ -189,7 +189,7 @@ pub enum MetadataError {
     #[error("there is no plugin named '{name}'; `tidegate plugin list` shows those that are deployed")]
     UnknownPlugin { name: String },
     #[error(
-        "plugin '{name}' is attached to topic '{topic}'; detach it first (delete tidegate.router or tidegate.partitioner there)"
+        "plugin '{name}' is attached to topic '{topic}'; detach it first (delete the configuration there that names it: tidegate.router, .partitioner, .ack or .retention)"
     )]
     PluginAttached { name: String, topic: String },
     #[error("internal topic '{name}' belongs to the broker and cannot be changed so")]
@@ -302,10 +302,10 @@ impl MetadataImage {
                 if !self.plugins.contains_key(name) {
                     return Err(MetadataError::UnknownPlugin { name: name.clone() });
                 }
-                let attached = self.topics.values().find(|topic| {
-                    let attachments = [&topic.config.router, &topic.config.partitioner];
-                    attachments.into_iter().flatten().any(|attachment| attachment.plugin == *name)
-                });
+                let attached = self
+                    .topics
+                    .values()
+                    .find(|topic| topic.config.attachments().any(|(_, attachment)| attachment.plugin == *name));
                 attached.map_or(Ok(()), |topic| {
                     Err(MetadataError::PluginAttached { name: name.clone(), topic: topic.name.clone() })
                 })
@@ -343,14 +343,13 @@ impl MetadataImage {
             let (name, value, reason) = (name.to_owned(), topic.clone(), reason.to_owned());
             return Err(ConfigError::Invalid { name, value, reason }.into());
         }
-        for (attachment, world) in [(&config.router, "router"), (&config.partitioner, "partitioner")] {
-            let Some(attachment) = attachment else { continue };
+        for (world, attachment) in config.attachments() {
             let plugin = self
                 .plugins
                 .get(&attachment.plugin)
                 .ok_or_else(|| MetadataError::UnknownPlugin { name: attachment.plugin.clone() })?;
             if plugin.world != world {
-                let refusal = format!("plugin '{}' is a {}, not a {world}", plugin.name, plugin.world);
+                let refusal = format!("plugin '{}' is of the world {}, not {world}", plugin.name, plugin.world);
                 return Err(MetadataError::PluginRefused(refusal));
             }
         }

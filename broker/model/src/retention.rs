@@ -2,6 +2,9 @@
 //!
 //! Only whole segments are deleted, oldest first, and never what is not committed. A log of `cleanup.policy=compact` alone loses only
 //! what DeleteRecords gave up.
+//!
+//! Where a topic has a retention plugin, that says how long records are kept; [`allowed_start`] and [`may_rewrite`] are the bounds that it
+//! cannot go beyond.
 
 use tidegate_records::{ids::Offset, time::Timestamp};
 
@@ -32,11 +35,21 @@ pub struct Verdict {
     pub delete_below: Option<Offset>,
 }
 
+/// By what records expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// `retention.ms` and `retention.bytes`.
+    Configured,
+    /// What a plugin says, beside this.
+    ByPlugin,
+}
+
 /// Decides about the segments of one log, oldest first.
 #[must_use]
 pub fn decide(
     now: Timestamp,
     config: &TopicConfig,
+    expiry: Expiry,
     log_start_offset: Offset,
     high_watermark: Offset,
     segments: &[Segment],
@@ -48,11 +61,12 @@ pub fn decide(
         config.segment_ms
     };
     let active_expired = |segment: &Segment| {
-        !segment.sealed
-            && segment.first_append_time.0 >= 0
-            && now.0.saturating_sub(segment.first_append_time.0) > open_ms_max
+        segment.first_append_time.0 >= 0 && now.0.saturating_sub(segment.first_append_time.0) > open_ms_max
     };
-    let mut verdict = Verdict { roll: segments.last().is_some_and(active_expired), delete_below: None };
+    // Segments are cut when batches leave the journal, which those of a quiet log do not do by themselves.
+    let active_full = |segment: &Segment| segment.bytes > config.segment_bytes;
+    let roll = segments.last().is_some_and(|last| !last.sealed && (active_expired(last) || active_full(last)));
+    let mut verdict = Verdict { roll, delete_below: None };
     let mut delete = |offset: Offset| {
         verdict.delete_below = Some(verdict.delete_below.map_or(offset, |present| present.max(offset)));
     };
@@ -60,7 +74,7 @@ pub fn decide(
     for segment in segments.iter().take_while(|segment| segment.next_offset <= log_start_offset) {
         delete(segment.next_offset);
     }
-    if !config.cleanup_policy.delete {
+    if !config.cleanup_policy.delete || expiry == Expiry::ByPlugin {
         return verdict;
     }
     let mut total: u64 = segments.iter().map(|segment| segment.bytes).sum();
@@ -69,9 +83,7 @@ pub fn decide(
         if segment.next_offset > high_watermark || segment.next_offset == segment.base_offset {
             break;
         }
-        // A segment without timestamps is as old as its last append.
-        let newest = if segment.max_timestamp.0 >= 0 { segment.max_timestamp } else { segment.last_append_time };
-        let too_old = config.retention_ms >= 0 && now.0.saturating_sub(newest.0) > config.retention_ms;
+        let too_old = config.retention_ms >= 0 && age(now, segment) > config.retention_ms;
         let too_much =
             u64::try_from(config.retention_bytes).is_ok_and(|limit| total.saturating_sub(segment.bytes) >= limit);
         // By size the active segment stays: Kafka deletes only while what is left still fills the limit.
@@ -84,6 +96,47 @@ pub fn decide(
     }
     verdict.roll |= roll_for_deletion;
     verdict
+}
+
+/// Milliseconds since the newest record of a segment; one without timestamps is as old as its last append.
+fn age(now: Timestamp, segment: &Segment) -> i64 {
+    let newest = if segment.max_timestamp.0 >= 0 { segment.max_timestamp } else { segment.last_append_time };
+    now.0.saturating_sub(newest.0)
+}
+
+/// How far a plugin that asks for `asked` may move the start of a log: not beyond the high watermark, not into the active segment, and
+/// not into a segment that has a record younger than `tidegate.retention.floor.ms` or is needed for `tidegate.retention.floor.bytes`.
+/// `None`: not at all.
+#[must_use]
+pub fn allowed_start(
+    now: Timestamp,
+    config: &TopicConfig,
+    log_start_offset: Offset,
+    high_watermark: Offset,
+    segments: &[Segment],
+    asked: Offset,
+) -> Option<Offset> {
+    let mut left: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let floor_bytes = u64::try_from(config.retention_floor_bytes).unwrap_or(0);
+    let asked = asked.min(high_watermark);
+    let mut start = log_start_offset;
+    for segment in segments.iter().filter(|segment| segment.next_offset > log_start_offset) {
+        // A segment counts as gone as soon as any of it is.
+        left = left.saturating_sub(segment.bytes);
+        let is_protected = age(now, segment) < config.retention_floor_ms || left < floor_bytes;
+        if !segment.sealed || asked <= segment.base_offset.max(log_start_offset) || is_protected {
+            break;
+        }
+        start = asked.min(segment.next_offset);
+    }
+    (start > log_start_offset).then_some(start)
+}
+
+/// Whether a plugin may have a segment rewritten without some of its records: sealed, committed, and old enough for
+/// `tidegate.retention.floor.ms`.
+#[must_use]
+pub fn may_rewrite(now: Timestamp, config: &TopicConfig, high_watermark: Offset, segment: &Segment) -> bool {
+    segment.sealed && segment.next_offset <= high_watermark && age(now, segment) >= config.retention_floor_ms
 }
 
 #[cfg(test)]
@@ -118,7 +171,9 @@ mod tests {
     }
 
     fn check(pairs: &[(&str, &str)], start: i64, high_watermark: i64, ages: &[i64], roll: bool, below: Option<i64>) {
-        let verdict = decide(Timestamp(NOW), &config(pairs), Offset(start), Offset(high_watermark), &segments(ages));
+        let segments = segments(ages);
+        let (now, start, high_watermark) = (Timestamp(NOW), Offset(start), Offset(high_watermark));
+        let verdict = decide(now, &config(pairs), Expiry::Configured, start, high_watermark, &segments);
         assert_eq!(verdict, Verdict { roll, delete_below: below.map(Offset) }, "{pairs:?} {ages:?}");
     }
 
@@ -140,6 +195,12 @@ mod tests {
     }
 
     #[test]
+    fn an_active_segment_that_is_too_large_is_closed() {
+        check(&[("segment.bytes", "99")], 0, 20, &[0, 0], true, None);
+        check(&[("segment.bytes", "100")], 0, 20, &[0, 0], false, None);
+    }
+
+    #[test]
     fn size_leaves_at_least_the_limit() {
         check(&[("retention.bytes", "250")], 0, 40, &[0, 0, 0, 0], false, Some(10));
         check(&[("retention.bytes", "100")], 0, 40, &[0, 0, 0, 0], false, Some(30));
@@ -156,5 +217,57 @@ mod tests {
         let compact: &[_] = &[("cleanup.policy", "compact"), ("retention.ms", "1")];
         check(compact, 0, 40, &[5_000, 5_000, 5_000, 5_000], false, None);
         check(compact, 25, 40, &[5_000, 5_000, 5_000, 5_000], false, Some(20));
+    }
+
+    #[test]
+    fn where_a_plugin_says_how_long_nothing_expires_by_itself() {
+        let config = config(&[("retention.ms", "1"), ("retention.bytes", "1"), ("segment.ms", "1000")]);
+        let by_plugin = |start, ages: &[i64]| {
+            let (now, all) = (Timestamp(NOW), Offset(i64::MAX));
+            decide(now, &config, Expiry::ByPlugin, Offset(start), all, &segments(ages))
+        };
+        assert_eq!(by_plugin(0, &[5_000, 500]), Verdict::default());
+        // What else there is to do is done.
+        assert_eq!(by_plugin(15, &[5_000, 5_000]), Verdict { roll: true, delete_below: Some(Offset(10)) });
+    }
+
+    /// What a plugin gets of what it asks for, of forty records in four segments.
+    fn allowed(pairs: &[(&str, &str)], start: i64, high_watermark: i64, asked: i64) -> Option<i64> {
+        let (now, segments) = (Timestamp(NOW), segments(&[5_000, 3_000, 2_000, 0]));
+        let (start, high_watermark) = (Offset(start), Offset(high_watermark));
+        allowed_start(now, &config(pairs), start, high_watermark, &segments, Offset(asked)).map(|offset| offset.0)
+    }
+
+    #[test]
+    fn a_plugin_deletes_what_it_says_but_for_the_active_segment_and_what_is_not_committed() {
+        assert_eq!(allowed(&[], 0, 40, 10), Some(10));
+        assert_eq!(allowed(&[], 0, 40, 15), Some(15), "within a segment");
+        assert_eq!(allowed(&[], 0, 40, i64::MAX), Some(30), "the active segment stays");
+        assert_eq!(allowed(&[], 0, 22, i64::MAX), Some(22), "what is not committed stays");
+        for (start, asked) in [(0, 0), (0, -1), (12, 12), (12, 5), (30, 35), (0, i64::MIN)] {
+            assert_eq!(allowed(&[], start, 40, asked), None, "{asked} is not above {start}, or in the active segment");
+        }
+    }
+
+    #[test]
+    fn floors_hold_whatever_a_plugin_says() {
+        assert_eq!(allowed(&[("tidegate.retention.floor.ms", "2500")], 0, 40, i64::MAX), Some(20));
+        assert_eq!(allowed(&[("tidegate.retention.floor.ms", "2500")], 0, 40, 25), Some(20), "not a part of it either");
+        assert_eq!(allowed(&[("tidegate.retention.floor.ms", "6000")], 0, 40, i64::MAX), None);
+        assert_eq!(allowed(&[("tidegate.retention.floor.bytes", "300")], 0, 40, i64::MAX), Some(10));
+        assert_eq!(allowed(&[("tidegate.retention.floor.bytes", "301")], 0, 40, i64::MAX), None);
+        assert_eq!(allowed(&[("tidegate.retention.floor.bytes", "100")], 0, 40, i64::MAX), Some(30));
+    }
+
+    #[test]
+    fn only_sealed_committed_segments_of_some_age_are_rewritten() {
+        let may = |pairs: &[(&str, &str)], high_watermark, index: usize| {
+            let segments = segments(&[5_000, 3_000, 2_000, 0]);
+            may_rewrite(Timestamp(NOW), &config(pairs), Offset(high_watermark), &segments[index])
+        };
+        assert!(may(&[], 40, 2) && may(&[("tidegate.retention.floor.ms", "2500")], 40, 1));
+        assert!(!may(&[], 40, 3), "the active one");
+        assert!(!may(&[], 25, 2), "not committed");
+        assert!(!may(&[("tidegate.retention.floor.ms", "2500")], 40, 2), "too young");
     }
 }

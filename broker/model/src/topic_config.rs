@@ -338,6 +338,38 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         "Milliseconds after which a segment is closed even if it is not full.",
     ),
     key(
+        "tidegate.ack",
+        ConfigType::String,
+        "",
+        "",
+        Allowed::Text,
+        "The deployed plugin that says whether a batch is taken, and when its write counts as acknowledged.",
+    ),
+    key(
+        "tidegate.ack.config",
+        ConfigType::String,
+        "",
+        "",
+        Allowed::Text,
+        "The configuration of that plugin, as it asks for it.",
+    ),
+    key(
+        "tidegate.ack.on.failure",
+        ConfigType::String,
+        "reject",
+        "",
+        Allowed::OneOf(ON_FAILURE),
+        "When the acknowledgement plugin traps, fails or answers nonsense: the producer gets an error (`reject`), its own acks hold (`bypass`), or the records go to `tidegate.dead.letter.topic`.",
+    ),
+    key(
+        "tidegate.ack.weaken",
+        ConfigType::Boolean,
+        "false",
+        "",
+        Allowed::Boolean,
+        "Whether that plugin may acknowledge earlier than the producer asked for; without it, it can only make producers wait longer.",
+    ),
+    key(
         "tidegate.dead.letter.topic",
         ConfigType::String,
         "",
@@ -400,6 +432,46 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         "",
         FROM_MINUS_ONE,
         "Bytes that a call of this topic's plugins may answer with: at most the broker's limit, which -1 stands for.",
+    ),
+    key(
+        "tidegate.retention",
+        ConfigType::String,
+        "",
+        "",
+        Allowed::Text,
+        "The deployed plugin that says how long records are kept, instead of `retention.ms` and `retention.bytes`.",
+    ),
+    key(
+        "tidegate.retention.config",
+        ConfigType::String,
+        "",
+        "",
+        Allowed::Text,
+        "The configuration of that plugin, as it asks for it.",
+    ),
+    key(
+        "tidegate.retention.floor.bytes",
+        ConfigType::Long,
+        "0",
+        "",
+        ANY_LONG,
+        "Bytes of each partition that the retention plugin cannot go below.",
+    ),
+    key(
+        "tidegate.retention.floor.ms",
+        ConfigType::Long,
+        "0",
+        "",
+        ANY_LONG,
+        "Milliseconds for which records are kept whatever the retention plugin says.",
+    ),
+    key(
+        "tidegate.retention.on.failure",
+        ConfigType::String,
+        "reject",
+        "",
+        Allowed::OneOf(&["reject", "bypass"]),
+        "When the retention plugin traps, fails or answers nonsense: nothing is deleted (`reject`), or `retention.ms` and `retention.bytes` hold (`bypass`).",
     ),
     key(
         "tidegate.router",
@@ -619,6 +691,13 @@ pub struct TopicConfig {
     pub segment_bytes: u64,
     pub segment_ms: i64,
     pub durability_os: bool,
+    pub ack: Option<Attachment>,
+    /// Whether the ack plugin may acknowledge earlier than the producer asked for.
+    pub ack_weaken: bool,
+    pub retention: Option<Attachment>,
+    /// What a retention plugin leaves: everything that is younger, and so many bytes.
+    pub retention_floor_ms: i64,
+    pub retention_floor_bytes: i64,
     pub partitioner: Option<Attachment>,
     pub router: Option<Attachment>,
     pub router_store: bool,
@@ -766,6 +845,11 @@ impl TopicConfig {
             segment_bytes: long("segment.bytes")?.unsigned_abs(),
             segment_ms: long("segment.ms")?,
             durability_os: text("tidegate.durability").trim() == "os",
+            ack: attachment("tidegate.ack", "tidegate.ack.config", "tidegate.ack.on.failure")?,
+            ack_weaken: truth("tidegate.ack.weaken"),
+            retention: attachment("tidegate.retention", "tidegate.retention.config", "tidegate.retention.on.failure")?,
+            retention_floor_ms: long("tidegate.retention.floor.ms")?,
+            retention_floor_bytes: long("tidegate.retention.floor.bytes")?,
             partitioner: attachment(
                 "tidegate.partitioner",
                 "tidegate.partitioner.config",
@@ -806,6 +890,17 @@ impl TopicConfig {
             Some(Compression::Zstd) => Some(self.compression_zstd_level),
             _ => None,
         }
+    }
+
+    /// The plugins that are attached, each with its world.
+    pub fn attachments(&self) -> impl Iterator<Item = (&'static str, &Attachment)> {
+        let worlds = [
+            ("router", &self.router),
+            ("partitioner", &self.partitioner),
+            ("ack", &self.ack),
+            ("retention", &self.retention),
+        ];
+        worlds.into_iter().filter_map(|(world, attachment)| Some((world, attachment.as_ref()?)))
     }
 
     /// What was set on the topic itself, by key.

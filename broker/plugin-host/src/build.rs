@@ -7,6 +7,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
@@ -110,6 +111,7 @@ fn target_folder(folder: &Path) -> Result<PathBuf, BuildError> {
 
 fn cargo_build(folder: &Path, target: &Path, profile: Profile, progress: Progress) -> Result<PathBuf, BuildError> {
     let mut cargo = command("cargo", folder);
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(folder).join("\u{1f}"));
     cargo
         .args(["build", "--lib", "--target", TARGET, "--message-format=json-render-diagnostics", "--target-dir"])
         .arg(target);
@@ -134,6 +136,20 @@ fn cargo_build(folder: &Path, target: &Path, profile: Profile, progress: Progres
     messages.lines().filter_map(wasm_file).next_back().ok_or(BuildError::NoLibrary)
 }
 
+/// Libraries that ask for randomness get the SDK's stand-in; and where the author keeps sources is nobody's business, so that texts of panics
+/// name them relative to the plugin or to cargo's own folder.
+fn rust_flags(folder: &Path) -> Vec<String> {
+    let mut flags = vec!["--cfg".to_owned(), r#"getrandom_backend="custom""#.to_owned()];
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let sources = home.map(|home| (home, "cargo")).into_iter();
+    let absolute = folder.canonicalize().ok().map(|folder| (folder, "."));
+    for (from, to) in sources.chain(absolute) {
+        flags.push(format!("--remap-path-prefix={}={to}", from.display()));
+    }
+    flags
+}
+
 /// The `.wasm` among the files of a message of cargo, if the message is about a library that was built.
 fn wasm_file(message: &str) -> Option<PathBuf> {
     let message: serde_json::Value = serde_json::from_str(message).ok()?;
@@ -145,7 +161,10 @@ fn wasm_file(message: &str) -> Option<PathBuf> {
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
-    let beside = path.with_extension(format!("{}.part", std::process::id()));
+    // Of this call alone: other threads and processes may write the same file.
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let beside = path.with_extension(format!("{}.{call}.part", std::process::id()));
     std::fs::write(&beside, bytes)
         .and_then(|()| std::fs::rename(&beside, path))
         .map_err(|source| BuildError::File { path: path.to_owned(), source })

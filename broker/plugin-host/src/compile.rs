@@ -16,7 +16,7 @@ use wasmtime::component::{Component as WasmComponent, InstancePre, Linker};
 use crate::{
     Component, Description, Engine, Limits, OpenError, World,
     sandbox::{Sandbox, Store},
-    since_0_1_0,
+    since_0_1,
 };
 
 /// A component as machine code, checked against what the broker provides. Cheap to clone; goes from the control thread to every
@@ -158,8 +158,10 @@ impl Compiled {
     pub fn describe(&self, limits: &Limits) -> Result<Description, OpenError> {
         let mut store = Store::new(self, limits)?;
         match self.0.world {
-            World::Router => since_0_1_0::describe_router(&mut store, &self.0.pre),
-            World::Partitioner => since_0_1_0::describe_partitioner(&mut store, &self.0.pre),
+            World::Router => since_0_1::RouterExports::describe(&mut store, &self.0.pre),
+            World::Partitioner => since_0_1::PartitionerExports::describe(&mut store, &self.0.pre),
+            World::Ack => since_0_1::AckExports::describe(&mut store, &self.0.pre),
+            World::Retention => since_0_1::RetentionExports::describe(&mut store, &self.0.pre),
         }
     }
 
@@ -189,11 +191,13 @@ impl World {
         match self {
             Self::Router => 1,
             Self::Partitioner => 2,
+            Self::Ack => 3,
+            Self::Retention => 4,
         }
     }
 
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Router, Self::Partitioner].into_iter().find(|world| world.number() == number)
+        Self::ALL.into_iter().find(|world| world.number() == number)
     }
 }
 
@@ -206,7 +210,7 @@ fn link(
 ) -> Result<Compiled, CompileError> {
     let link = |error: wasmtime::Error| CompileError::Link { detail: format!("{error:#}") };
     let mut linker = Linker::new(&engine.inner);
-    since_0_1_0::add_to_linker(&mut linker, world).map_err(link)?;
+    since_0_1::add_to_linker(&mut linker, world).map_err(link)?;
     let pre = linker.instantiate_pre(wasm).map_err(link)?;
     Ok(Compiled(Arc::new(Inner { engine: engine.clone(), world, interface, sha256, pre })))
 }

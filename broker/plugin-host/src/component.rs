@@ -14,24 +14,34 @@ use sha2::{Digest, Sha256};
 /// What a plugin decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum World {
+    /// Which topics a record is written to.
     Router,
+    /// Which partition of its topic a record goes to.
     Partitioner,
+    /// Whether a batch is taken, and when it counts as acknowledged.
+    Ack,
+    /// How long records are kept; also what is called an `eraser` in the interface.
+    Retention,
 }
 
 impl World {
+    pub const ALL: [Self; 4] = [Self::Router, Self::Partitioner, Self::Ack, Self::Retention];
+
     /// The name as in WIT.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Router => "router",
             Self::Partitioner => "partitioner",
+            Self::Ack => "ack",
+            Self::Retention => "retention",
         }
     }
 
     /// The inverse of [`World::name`].
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Router, Self::Partitioner].into_iter().find(|world| world.name() == name)
+        Self::ALL.into_iter().find(|world| world.name() == name)
     }
 
     /// The interface that makes a component one of this world.
@@ -39,13 +49,15 @@ impl World {
         match self {
             Self::Router => "routing",
             Self::Partitioner => "partitioning",
+            Self::Ack => "acknowledging",
+            Self::Retention => "retaining",
         }
     }
 
     fn imports(self) -> &'static [&'static str] {
         match self {
             Self::Router => &["types", "log", "metrics", "topics"],
-            Self::Partitioner => &["types", "log", "metrics"],
+            Self::Partitioner | Self::Ack | Self::Retention => &["types", "log", "metrics"],
         }
     }
 }
@@ -90,13 +102,13 @@ pub enum ComponentError {
     ForeignImports { imports: Vec<String> },
     #[error("the component needs the interface tidegate:plugin {found}; this broker speaks 0.1")]
     InterfaceVersion { found: String },
-    #[error("the component is no plugin: it exports {}, and none of routing and partitioning of tidegate:plugin", if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") })]
+    #[error("the component is no plugin: it exports {}, and none of routing, partitioning, acknowledging and retaining of tidegate:plugin", if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") })]
     NoWorld { exports: Vec<String> },
-    #[error("the component is both a router and a partitioner; make two of it")]
-    SeveralWorlds,
-    #[error("the component is a {world} but does not export `lifecycle`")]
+    #[error("the component is of the worlds `{first}` and `{second}`; make two of it")]
+    SeveralWorlds { first: World, second: World },
+    #[error("the component is of the world `{world}` but does not export `lifecycle`")]
     NoLifecycle { world: World },
-    #[error("a {world} may not import `{import}`")]
+    #[error("a plugin of the world `{world}` may not import `{import}`")]
     ImportOfOtherWorld { world: World, import: String },
 }
 
@@ -161,11 +173,12 @@ fn world_of(component: &[u8]) -> Result<(World, String), ComponentError> {
     let version_of = |interface: &str| {
         exports.iter().filter_map(|name| own(name)).find(|(name, _)| *name == interface).map(|(_, version)| version)
     };
-    let (kind, version) = match (version_of(World::Router.decides()), version_of(World::Partitioner.decides())) {
-        (Some(_), Some(_)) => return Err(ComponentError::SeveralWorlds),
-        (Some(version), None) => (World::Router, version),
-        (None, Some(version)) => (World::Partitioner, version),
-        (None, None) => return Err(ComponentError::NoWorld { exports }),
+    let found: Vec<(World, &str)> =
+        World::ALL.into_iter().filter_map(|world| Some((world, version_of(world.decides())?))).collect();
+    let (kind, version) = match *found {
+        [] => return Err(ComponentError::NoWorld { exports }),
+        [one] => one,
+        [(first, _), (second, _), ..] => return Err(ComponentError::SeveralWorlds { first, second }),
     };
     if version_of("lifecycle").is_none() {
         return Err(ComponentError::NoLifecycle { world: kind });

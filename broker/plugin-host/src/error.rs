@@ -17,7 +17,7 @@ pub enum OpenError {
     #[error("there is no room for another instance: {detail}")]
     NoRoom { detail: String },
     /// It is a plugin for something else.
-    #[error("the plugin is a {found}, not a {wanted}")]
+    #[error("the plugin is of the world `{found}`, not `{wanted}`")]
     World { found: crate::World, wanted: crate::World },
 }
 
@@ -113,4 +113,17 @@ pub enum WrongAnswer {
     Partition { record: usize, partition: u32, partitions: u32 },
     #[error("record {record} is rejected, of {count}")]
     Rejection { record: u32, count: u32 },
+    #[error("{found} decisions for {wanted} batches")]
+    Decisions { found: usize, wanted: usize },
+    /// More than what it said it may ask for when it was opened, which is what was checked then.
+    #[error("batch {arrival} is to wait for more copies than the plugin announced when it was opened")]
+    BeyondStrongest { arrival: usize },
+    #[error("{found} verdicts for {wanted} partitions")]
+    Verdicts { found: usize, wanted: usize },
+    #[error("segment {segment} of partition {partition} is to be rewritten, of {segments}")]
+    Segment { partition: u32, segment: u32, segments: usize },
+    #[error("a segment is to be rewritten, and the plugin exports no `filtering`")]
+    NoFilter,
+    #[error("{found} words of kept records for {count} records, not {wanted}")]
+    Kept { found: usize, count: u32, wanted: usize },
 }

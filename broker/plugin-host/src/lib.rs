@@ -5,7 +5,7 @@
 //! 1. [`component`]: bytes that somebody uploaded become a [`Component`]: of a known world, importing nothing foreign.
 //! 2. [`compile`]: a `Component` becomes a [`Compiled`] of machine code, off the data path; it can be kept on disk.
 //! 3. [`sandbox`]: a `Compiled` is instantiated with [`Limits`], once for each attachment and shard.
-//! 4. [`router`], [`partitioner`]: an instance is asked about records, and what it answers is checked.
+//! 4. [`router`], [`partitioner`], [`ack`], [`retention`]: an instance is asked, and what it answers is checked.
 //!
 //! Synchronous and deterministic: a plugin sees the batch, its context and its configuration, and nothing else. Time runs by
 //! [`Engine::tick`], which the caller drives, or by fuel. What goes wrong inside a plugin is a value here, never a panic; an
@@ -13,21 +13,25 @@
 //!
 //! This crate knows no topic, connection or real time: names of topics are numbers to it.
 
+pub mod ack;
 pub mod build;
 pub mod compile;
 pub mod component;
 pub mod engine;
 pub mod error;
 pub mod partitioner;
+pub mod retention;
 pub mod router;
 pub mod sandbox;
-mod since_0_1_0;
+mod since_0_1;
 
+pub use ack::AckHook;
 pub use compile::Compiled;
 pub use component::{Component, World};
 pub use engine::{Engine, EngineConfig, Metering};
 pub use error::{CallError, OpenError, Trap, TrapKind, WrongAnswer};
 pub use partitioner::{Partitioner, Placement};
+pub use retention::{Filter, Retention};
 pub use router::{Answer, Destinations, Router, Routes};
 pub use sandbox::{Limits, LogLevel, LogLine};
 

@@ -6,7 +6,7 @@ use crate::{
     CallError, Compiled, Context, Limits, Needs, OpenError, Rejection, TopicInfo, World, WrongAnswer,
     router::check_rejections,
     sandbox::{Log, Series, Store},
-    since_0_1_0::{Call, PartitionerExports, open_partitioner},
+    since_0_1::{Call, PartitionerExports},
 };
 
 /// The partitions of records.
@@ -33,7 +33,7 @@ impl Partitioner {
     pub fn open(compiled: &Compiled, config: &str, limits: &Limits) -> Result<Self, OpenError> {
         let pre = compiled.pre(World::Partitioner)?;
         let mut store = Store::new(compiled, limits)?;
-        let (exports, needs) = open_partitioner(&mut store, pre, config)?;
+        let (exports, needs) = PartitionerExports::open(&mut store, pre, config)?;
         Ok(Self { store, exports, needs })
     }
 

@@ -5,7 +5,7 @@ use tidegate_records::columns::Columns;
 use crate::{
     CallError, Compiled, Context, Limits, Needs, OpenError, Rejection, TopicInfo, World, WrongAnswer,
     sandbox::{Log, Series, Store},
-    since_0_1_0::{Call, RouterExports, open_router},
+    since_0_1::{Call, RouterExports},
 };
 
 /// The number of the topic that records were sent to.
@@ -97,7 +97,7 @@ impl Router {
     pub fn open(compiled: &Compiled, config: &str, limits: &Limits) -> Result<Self, OpenError> {
         let pre = compiled.pre(World::Router)?;
         let mut store = Store::new(compiled, limits)?;
-        let (exports, needs) = open_router(&mut store, pre, config)?;
+        let (exports, needs) = RouterExports::open(&mut store, pre, config)?;
         Ok(Self { store, exports, needs, destinations_max: limits.destinations_max })
     }
 

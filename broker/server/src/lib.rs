@@ -7,5 +7,6 @@ pub mod logging;
 pub mod metrics;
 pub mod plugin_log;
 pub mod plugin_runtime;
+pub mod readers;
 pub mod serve;
 pub mod shell;

@@ -13,6 +13,12 @@ pub enum LoggingError {
     Filter { filter: String, source: tracing_subscriber::filter::ParseError },
 }
 
+/// Whether a filter is understood.
+#[must_use]
+pub fn is_filter(filter: &str) -> bool {
+    EnvFilter::try_new(filter).is_ok()
+}
+
 /// Sets up logging for the process. A second call changes nothing.
 ///
 /// # Errors

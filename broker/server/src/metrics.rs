@@ -233,11 +233,13 @@ impl ShardMetrics {
 }
 
 /// What a shard tells the admin endpoint by name, every few seconds. It replaces the shard's last one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ShardReport {
     pub shard: u16,
     pub partitions: Vec<PartitionReport>,
     pub groups: Vec<GroupReport>,
+    /// Whether `groups` are all that there are.
+    pub groups_are_loaded: bool,
     pub attachments: Vec<AttachmentReport>,
 }
 
@@ -258,8 +260,18 @@ pub struct PartitionReport {
 pub struct GroupReport {
     pub group: String,
     pub state: &'static str,
-    /// Topic, partition and committed offset. The lag is computed from the partitions' reports when scraped.
-    pub committed: Vec<(String, i32, i64)>,
+    /// The lag is computed from the partitions' reports when scraped.
+    pub committed: Vec<CommittedReport>,
+}
+
+/// A group's position in a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedReport {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    /// When it was committed, in milliseconds since 1970.
+    pub time: i64,
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 use std::{any::Any, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tidegate_model::topic_config::Attachment;
-use tidegate_plugin_host::{Compiled, Engine, EngineConfig, Limits, Partitioner, Router, World, compile, component};
+use tidegate_model::{metadata::Broker, topic_config::Attachment};
+use tidegate_plugin_host::{
+    AckHook, Compiled, Engine, EngineConfig, Limits, Partitioner, Retention, Router, World, compile, component,
+};
 
-use tidegate_shard::attachment_limits;
+use tidegate_shard::{attachment_limits, attainable};
 
 use crate::control::plugins::{CompiledPlugin, PluginHost};
 
@@ -95,7 +97,7 @@ impl CompiledPlugin for Loaded {
         Ok([self.code.sha256().as_slice(), &kept].concat())
     }
 
-    fn trial(&self, attachment: &Attachment) -> Result<(), String> {
+    fn trial(&self, attachment: &Attachment, brokers: &[Broker]) -> Result<(), String> {
         let (own, broker) = (&attachment.limits, &self.limits);
         let above = |topic: &str, asked: Option<u64>, broker: &str, limit: u64| match asked {
             Some(asked) if asked > limit => {
@@ -109,11 +111,16 @@ impl CompiledPlugin for Loaded {
         above("tidegate.plugin.memory.max.bytes", bytes(own.memory_bytes), "plugin.memory.max.bytes", memory)?;
         above("tidegate.plugin.output.max.bytes", bytes(own.output_bytes), "fixed", output)?;
         let (config, limits) = (&attachment.config, attachment_limits(broker, attachment));
-        match self.code.world() {
+        let opened = match self.code.world() {
             World::Router => Router::open(&self.code, config, &limits).map(drop),
             World::Partitioner => Partitioner::open(&self.code, config, &limits).map(drop),
-        }
-        .map_err(|error| error.to_string())
+            World::Retention => Retention::open(&self.code, config, &limits).map(drop),
+            World::Ack => match AckHook::open(&self.code, config, &limits) {
+                Ok(hook) => return hook.strongest().map_or(Ok(()), |copies| attainable(copies, brokers)),
+                Err(error) => Err(error),
+            },
+        };
+        opened.map_err(|error| error.to_string())
     }
 }
 

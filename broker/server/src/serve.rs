@@ -337,6 +337,7 @@ fn start_shards(
             let letter = match event {
                 ControlEvent::Metadata { image, taken } => Letter::Metadata { image, taken },
                 ControlEvent::Plugin(plugin) => Letter::Plugin(plugin),
+                ControlEvent::Readers(readers) => Letter::Readers(readers),
             };
             mailboxes.send(ShardId(shard), vec![letter]);
         })

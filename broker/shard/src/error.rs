@@ -65,7 +65,9 @@ impl PartitionError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Append(error) => matches!(error, AppendError::NotEnoughReplicas { .. }),
-            Self::Invalid { code, .. } | Self::Other { code, .. } => *code == ResponseError::RequestTimedOut.code(),
+            Self::Invalid { code, .. } | Self::Other { code, .. } => {
+                [ResponseError::RequestTimedOut.code(), ResponseError::NotEnoughReplicas.code()].contains(code)
+            }
             Self::UnknownTopicOrPartition | Self::NotLeader | Self::Storage(_) | Self::TimedOut => true,
             Self::UnknownTopicId
             | Self::FencedLeaderEpoch { .. }

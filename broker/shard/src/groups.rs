@@ -21,7 +21,7 @@ use tidegate_records::{
     compress,
     ids::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition},
     record::Records,
-    time::{Instant, Now},
+    time::{Instant, Now, Timestamp},
 };
 
 use crate::{
@@ -75,14 +75,21 @@ impl Groups {
 }
 
 impl Shard {
-    /// Every durable offset of the groups on this shard: group, topic, partition, offset. Consumer lag is measured by it.
-    pub fn committed_offsets(&self) -> impl Iterator<Item = (&str, &str, PartitionIndex, Offset)> {
+    /// Every durable offset of the groups on this shard: group, topic, partition, offset, and when it was committed. Consumer lag is
+    /// measured by it.
+    pub fn committed_offsets(&self) -> impl Iterator<Item = (&str, &str, PartitionIndex, Offset, Timestamp)> {
         let coordinator = self.groups.served.iter().map(|served| &served.coordinator);
         coordinator.flat_map(|coordinator| {
             coordinator.committed().map(|(group, topic, partition, value)| {
-                (group.as_ref(), topic.as_ref(), PartitionIndex(partition), value.offset)
+                (group.as_ref(), topic.as_ref(), PartitionIndex(partition), value.offset, value.commit_timestamp)
             })
         })
+    }
+
+    /// Whether every offset that was ever committed on this shard is among [`Shard::committed_offsets`].
+    #[must_use]
+    pub fn groups_are_loaded(&self) -> bool {
+        self.groups.served.as_ref().is_none_or(|served| served.coordinator.is_loaded())
     }
 
     /// Every group on this shard, with the name of its state.
@@ -240,8 +247,7 @@ impl Shard {
             effects.reply(origin, Reply::Produced(vec![item]));
         } else {
             let ask = ProduceAsk {
-                items: vec![ProduceItem { index: 0, partition, bytes, header }],
-                rule: CommitRule::AllInSync,
+                items: vec![ProduceItem { index: 0, partition, bytes, header, rule: CommitRule::ALL_IN_SYNC }],
                 deadline: Instant(u64::MAX),
             };
             self.owned.produce(now, origin, ask, effects);

@@ -20,11 +20,14 @@ mod shard;
 mod waiting;
 
 pub use connection::{ConnectionId, FrameError, frame_length};
-pub use plugins::{AttachmentCounts, AttachmentReport, PluginLog, attachment_limits};
+pub use plugins::{
+    AllowedVerdict, AttachmentCounts, AttachmentReport, PluginLog, RetentionFailure, RetentionReport, RetentionTask,
+    attachment_limits, attainable,
+};
 pub use request::RequestId;
 pub use shard::{
     AppendBatch, CleaningStep, Effect, Effects, Input, Lookup, LookupAnswer, Observation, ReadId, ReadOutcome,
     RecoveredPartition, Shard, ShardIdentity, ShardSettings, ShownSetting, SnapshotDue,
 };
 
-pub use tidegate_model::retention::Segment;
+pub use tidegate_model::retention::{Expiry, Segment};

@@ -83,7 +83,6 @@ pub struct ActiveProducer {
 #[derive(Debug)]
 pub struct ProduceAsk {
     pub items: Vec<ProduceItem>,
-    pub rule: CommitRule,
     /// Answered with a timeout if it is not committed by then.
     pub deadline: Instant,
 }
@@ -95,6 +94,8 @@ pub struct ProduceItem {
     pub partition: TopicPartition,
     pub bytes: Bytes,
     pub header: BatchHeader,
+    /// When its write counts as acknowledged.
+    pub rule: CommitRule,
 }
 
 #[derive(Debug)]

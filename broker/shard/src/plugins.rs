@@ -1,7 +1,7 @@
 //! From the bytes of a produce request to batches with a destination: checked, and routed where the topic says so.
 //!
-//! A topic with a router or a partitioner is a *routed topic*. Its plugin runs here, on the shard that received the batch, before
-//! anything is appended. The parts carry a producer id derived from the client's and from where it sent the batch, with the batch's own
+//! A topic with a router or a partitioner (or whose records may go to a dead-letter topic) is a *routed topic*. Its plugin runs here, on
+//! the shard that received the batch, before anything is appended. The parts carry a producer id derived from the client's and from where it sent the batch, with the batch's own
 //! base sequence: a retry is split the same way, so every destination recognises it (see `model::partition::producers`). For that a plugin
 //! sees nothing that is not the same for a retry: its clock is the batch's newest timestamp as the producer sent it (the append time
 //! is another one for each try, and the first try's may be lost with the answer), its randomness is seeded from topic, partition and
@@ -15,20 +15,23 @@
 //! were none, or to a dead-letter topic. A retry meets the same policy: where the plugin's failure depends on the batch alone, it ends up
 //! in the same place.
 //!
+//! Whether batches are taken at all, and when their writes count as acknowledged, acknowledgement hooks say (`plugins/ack.rs`).
+//!
 //! An instance belongs to one attachment of one topic on this shard. One that has trapped is replaced with the next batch; a new
 //! version of its plugin, or another configuration, takes over between two batches.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use tidegate_model::{
     metadata::{MetadataImage, Topic},
     partition::{AppendError, producers::derived_producer_id},
-    topic_config::{Attachment, OnFailure, Unroutable},
+    topic_config::{Attachment, OnFailure, TopicConfig, Unroutable},
 };
 use tidegate_plugin_host::{
-    CallError, Compiled, Context, Limits, LogLevel, LogLine, OpenError, Partitioner, Rejection, Router, TopicInfo,
+    AckHook, CallError, Compiled, Context, Limits, LogLevel, LogLine, OpenError, Partitioner, Rejection, Router,
+    TopicInfo,
 };
 use tidegate_records::{
     batch::{BatchHeader, Compression, HEADER_BYTES, HeaderError},
@@ -41,10 +44,16 @@ use tidegate_records::{
     validate::{Rules, ValidateError, validate},
 };
 
+mod ack;
 mod counts;
 mod fault;
+mod retention;
 
+pub use ack::attainable;
 pub use counts::{AttachmentCounts, AttachmentReport};
+pub use retention::{AllowedVerdict, RetentionFailure, RetentionReport, RetentionTask};
+
+pub(crate) use ack::Commit;
 
 use counts::Counts;
 use fault::{DeadLetter, Fault, FaultKind, policy};
@@ -62,8 +71,11 @@ pub(crate) struct Plugins {
     deployed: BTreeMap<String, Deployed>,
     routers: BTreeMap<TopicId, Attached<Router>>,
     partitioners: BTreeMap<TopicId, Attached<Partitioner>>,
+    acks: BTreeMap<TopicId, Attached<AckHook>>,
     router_counts: Counts,
     partitioner_counts: Counts,
+    ack_counts: Counts,
+    retention_counts: Counts,
     log: Vec<PluginLog>,
     /// Batches that a plugin did not want to route now.
     refused: Refused,
@@ -135,13 +147,22 @@ impl Plugins {
     pub(crate) fn retain_topics(&mut self, exists: impl Fn(TopicId) -> bool) {
         self.routers.retain(|topic, _| exists(*topic));
         self.partitioners.retain(|topic, _| exists(*topic));
+        self.acks.retain(|topic, _| exists(*topic));
         self.router_counts.retain(&exists);
         self.partitioner_counts.retain(&exists);
+        self.ack_counts.retain(&exists);
+        self.retention_counts.retain(&exists);
     }
 
     /// What was counted at each attachment.
-    pub(crate) fn reports(&self, image: &MetadataImage) -> impl Iterator<Item = AttachmentReport> {
-        self.router_counts.reports("router", image).chain(self.partitioner_counts.reports("partitioner", image))
+    pub(crate) fn reports<'a>(&'a self, image: &'a MetadataImage) -> impl Iterator<Item = AttachmentReport> + 'a {
+        let of_router = |topic| self.routers.get(&topic).map(|attached| attached.instance.series());
+        let of_partitioner = |topic| self.partitioners.get(&topic).map(|attached| attached.instance.series());
+        let of_hook = |topic| self.acks.get(&topic).map(|attached| attached.instance.series());
+        let routed = self.router_counts.reports("router", image, of_router);
+        let placed = self.partitioner_counts.reports("partitioner", image, of_partitioner);
+        let hooks = self.ack_counts.reports("ack", image, of_hook);
+        routed.chain(placed).chain(hooks).chain(self.retention_counts.reports("retention", image, |_| None))
     }
 
     pub(crate) fn take_log(&mut self) -> Vec<PluginLog> {
@@ -207,6 +228,25 @@ struct Batch<'a> {
     newest: Timestamp,
     sent_to: TopicPartition,
     client_id: Option<&'a str>,
+    /// What its producer waits for, and what its writes wait for after the hook of its topic was asked.
+    acks: i16,
+    commit: Commit,
+}
+
+/// A batch that may be written, as parts for the partitions that it goes to.
+pub(crate) struct Checked {
+    pub(crate) items: Vec<ProduceItem>,
+    /// How long that may take, where a hook says less than the producer does.
+    pub(crate) within: Option<Duration>,
+}
+
+/// A batch as a client sent it.
+pub(crate) struct Sent {
+    pub(crate) to: TopicPartition,
+    pub(crate) records: Option<Bytes>,
+    pub(crate) acks: i16,
+    /// Which partition of the request it is.
+    pub(crate) index: u32,
 }
 
 /// Where records go.
@@ -217,18 +257,19 @@ struct Target {
     partition: Option<PartitionIndex>,
     /// Why they go there instead of where they should.
     dead: Option<Arc<DeadLetter>>,
+    commit: Commit,
 }
 
 impl Target {
     /// A topic whose partitioner decides; without one records keep the partition that the client chose, folded into what there is.
-    fn of(topic: &Arc<Topic>, chosen: PartitionIndex) -> Self {
+    fn of(topic: &Arc<Topic>, chosen: PartitionIndex, commit: Commit) -> Self {
         let folded = || PartitionIndex(chosen.0 % topic.partitions);
         let partition = topic.config.partitioner.is_none().then(folded);
-        Self { topic: Arc::clone(topic), partition, dead: None }
+        Self { topic: Arc::clone(topic), partition, dead: None, commit }
     }
 
-    fn with_partition(topic: &Arc<Topic>, partition: PartitionIndex) -> Self {
-        Self { topic: Arc::clone(topic), partition: Some(partition), dead: None }
+    fn with_partition(topic: &Arc<Topic>, partition: PartitionIndex, commit: Commit) -> Self {
+        Self { topic: Arc::clone(topic), partition: Some(partition), dead: None, commit }
     }
 }
 
@@ -345,16 +386,15 @@ impl Batch<'_> {
 }
 
 impl Shard {
-    /// Checks what a client sent to a partition, and says what is to be appended where. `index` names it in the answer.
+    /// Checks what a client sent to a partition of `topic`, and says what is to be appended where.
     pub(crate) fn check_and_route(
         &mut self,
         now: Now,
         request: &Request,
         topic: &Arc<Topic>,
-        sent_to: TopicPartition,
-        records: Option<Bytes>,
-        index: u32,
-    ) -> Result<Vec<ProduceItem>, PartitionError> {
+        sent: Sent,
+    ) -> Result<Checked, PartitionError> {
+        let Sent { to: sent_to, records, acks, index } = sent;
         if topic.is_internal() {
             let message = format!("'{}' is written by the broker alone", topic.name);
             return Err(PartitionError::Other { code: ResponseError::InvalidTopicException.code(), message });
@@ -372,18 +412,22 @@ impl Shard {
             compression_level: config.compression_level(),
         };
         let records = records.unwrap_or_default();
-        let is_routed = config.router.is_some() || config.partitioner.is_some();
+        let is_routed = is_routed(config);
+        let is_asked_about = is_routed || config.ack.is_some();
         // Before the topic stamps its own. What cannot be parsed is not valid either.
-        let newest = is_routed.then(|| BatchHeader::parse(&records).ok().map(|header| header.max_timestamp)).flatten();
+        let newest =
+            is_asked_about.then(|| BatchHeader::parse(&records).ok().map(|header| header.max_timestamp)).flatten();
         let batch = validate(records, &rules)?;
         refuse_derived(batch.header().producer_id)?;
         if batch.header().attributes.is_transactional() {
             let message = "transactions are not implemented; produce without transactional.id".to_owned();
             return Err(PartitionError::Other { code: ResponseError::InvalidTxnState.code(), message });
         }
-        if !is_routed {
-            let header = *batch.header();
-            return Ok(vec![ProduceItem { index, partition: sent_to, bytes: batch.bytes().clone(), header }]);
+        let commit = Commit::of_acks(acks);
+        if !is_asked_about {
+            let (bytes, header, rule) = (batch.bytes().clone(), *batch.header(), commit.rule);
+            let items = vec![ProduceItem { index, partition: sent_to, bytes, header, rule }];
+            return Ok(Checked { items, within: None });
         }
         let batch = Batch {
             bytes: batch.bytes().clone(),
@@ -392,11 +436,15 @@ impl Shard {
             newest: newest.unwrap_or(batch.header().max_timestamp),
             sent_to,
             client_id: request.client_id.as_deref(),
+            acks,
+            commit,
         };
-        let Some(producer) = batch.producer() else { return self.route(topic, &batch, index) };
+        // The client's own sequence has no gaps: what must come again is known by its numbers.
+        let producer = if is_routed { batch.producer() } else { None };
+        let Some(producer) = producer else { return self.route(topic, batch, index) };
         let derived = BatchHeader { producer_id: producer.id, ..batch.header };
         self.plugins.refused.check(&derived).map_err(AppendError::from)?;
-        let routed = self.route(topic, &batch, index);
+        let routed = self.route(topic, batch, index);
         match &routed {
             Ok(_) => self.plugins.refused.taken(&derived),
             Err(error) if error.is_passing() => self.plugins.refused.refused(&derived),
@@ -405,24 +453,45 @@ impl Shard {
         routed
     }
 
-    /// The parts of a batch: what its topic's router says, then the partitioners of the topics that it names.
-    fn route(&mut self, topic: &Arc<Topic>, batch: &Batch<'_>, index: u32) -> Result<Vec<ProduceItem>, PartitionError> {
-        let chosen = batch.sent_to.partition;
-        let mut targets = match &topic.config.router {
-            Some(attachment) => match self.ask_router(topic, attachment, batch) {
+    /// The parts of a batch: what its topic's hook lets through, where its router sends it, then the partitioners and hooks of the topics that
+    /// it names.
+    fn route(&mut self, topic: &Arc<Topic>, mut batch: Batch<'_>, index: u32) -> Result<Checked, PartitionError> {
+        let (chosen, records) = (batch.sent_to.partition, batch.header.records_count);
+        let mut dead = None;
+        if let Some(attachment) = &topic.config.ack {
+            match self.ask_ack(topic, attachment, &batch, chosen.0, batch.commit) {
+                Ok(commit) => batch.commit = commit,
+                Err(fault) => dead = self.after_fault::<AckHook>(topic, attachment, fault, chosen, records)?,
+            }
+        }
+        let batch = &batch;
+        let mut targets = match (dead, &topic.config.router) {
+            (Some(dead), _) => Targets::uniform(dead, batch)?,
+            (None, Some(attachment)) => match self.ask_router(topic, attachment, batch) {
                 Ok(targets) => targets,
                 Err(fault) => {
-                    let records = batch.header.records_count;
-                    Targets::uniform(self.after_fault::<Router>(topic, attachment, fault, chosen, records)?, batch)?
+                    let dead = self.after_fault::<Router>(topic, attachment, fault, chosen, records)?;
+                    Targets::uniform(dead.unwrap_or_else(|| Target::of(topic, chosen, batch.commit)), batch)?
                 }
             },
-            None => Targets::uniform(Target::of(topic, chosen), batch)?,
+            (None, None) => {
+                let target = Target::of(topic, chosen, batch.commit);
+                if !is_routed(&topic.config) {
+                    // Nothing moves it: it keeps its bytes, and its producer its sequence.
+                    let (bytes, header, rule) = (batch.bytes.clone(), batch.header, batch.commit.rule);
+                    let items = vec![ProduceItem { index, partition: batch.sent_to, bytes, header, rule }];
+                    return Ok(Checked { items, within: batch.commit.within });
+                }
+                Targets::uniform(target, batch)?
+            }
         };
         if targets.targets.iter().any(|target| target.partition.is_none()) {
             targets = self.ask_partitioners(targets, batch)?;
         }
+        targets = self.ask_acks(targets, batch, topic)?;
         let parts = targets.split(batch)?;
         let mut items = Vec::with_capacity(parts.len());
+        let mut within = batch.commit.within;
         for (target, part) in targets.targets.iter().zip(parts) {
             let Some(part) = part else { continue };
             let (bytes, header) = match &target.dead {
@@ -434,13 +503,14 @@ impl Shard {
             };
             let partition = target.partition.expect("partitioners have been asked");
             let partition = TopicPartition::new(target.topic.id, partition);
-            items.push(ProduceItem { index, partition, bytes, header });
+            within = [within, target.commit.within].into_iter().flatten().min();
+            items.push(ProduceItem { index, partition, bytes, header, rule: target.commit.rule });
         }
-        Ok(items)
+        Ok(Checked { items, within })
     }
 
-    /// Where the records go whose plugin failed, if the attachment's policy is another than to refuse them. `topic` is the one that the
-    /// plugin is attached to.
+    /// Where the records go whose plugin failed, if the attachment's policy is another than to refuse them; none: on, as if there were no
+    /// plugin. `topic` is the one that it is attached to.
     ///
     /// # Errors
     /// What the producer is told.
@@ -451,7 +521,7 @@ impl Shard {
         fault: Fault,
         chosen: PartitionIndex,
         records: i32,
-    ) -> Result<Target, PartitionError> {
+    ) -> Result<Option<Target>, PartitionError> {
         let Some(kind) = fault.kind else { return Err(fault.error) };
         let counts = I::counts(&mut self.plugins).of(topic.id, attachment, None);
         counts.fault(kind);
@@ -469,7 +539,7 @@ impl Shard {
             OnFailure::Reject => Err(fault.error),
             OnFailure::Bypass => {
                 counts.bypassed += records;
-                Ok(I::without(topic, chosen))
+                Ok(None)
             }
             OnFailure::DeadLetter => {
                 let name = topic.config.dead_letter_topic.as_deref().unwrap_or_default();
@@ -481,7 +551,8 @@ impl Shard {
                 let (plugin, message) = (attachment.plugin.clone(), fault.error.to_string());
                 let dead = DeadLetter { topic: Arc::clone(topic), plugin, kind, message };
                 let partition = PartitionIndex(chosen.0 % letters.partitions);
-                Ok(Target { dead: Some(Arc::new(dead)), ..Target::with_partition(letters, partition) })
+                let target = Target::with_partition(letters, partition, Commit::of_acks(-1));
+                Ok(Some(Target { dead: Some(Arc::new(dead)), ..target }))
             }
         }
     }
@@ -510,7 +581,7 @@ impl Shard {
         let mut numbers: BTreeMap<(u32, Option<u32>), u32> = BTreeMap::new();
         let mut targets = Targets::default();
         let itself = match topic.config.router_store {
-            true => Some(targets.number(Target::of(topic, chosen)).map_err(wrong)?),
+            true => Some(targets.number(Target::of(topic, chosen, batch.commit)).map_err(wrong)?),
             false => None,
         };
         let mut unroutable = Vec::new();
@@ -525,7 +596,7 @@ impl Shard {
                     Some(number) => *number,
                     None => {
                         let name = attached.instance.topic_name(to.topic);
-                        let found = destination(&self.image, topic, name, to.partition, chosen, &attachment.plugin);
+                        let found = destination(&self.image, topic, name, to.partition, batch, &attachment.plugin);
                         let number = found.and_then(|target| targets.number(target)).map_err(wrong)?;
                         numbers.insert((to.topic, to.partition), number);
                         number
@@ -539,7 +610,7 @@ impl Shard {
                     Unroutable::Drop => counts.dropped += 1,
                     Unroutable::Reject => unroutable.push(record),
                     Unroutable::Alternate(name) => {
-                        let number = targets.number(alternate(&self.image, name, chosen)?)?;
+                        let number = targets.number(alternate(&self.image, name, batch)?)?;
                         targets.push(number);
                         counts.alternate += 1;
                     }
@@ -576,7 +647,11 @@ impl Shard {
                 Ok(partitions) => Partitions::Each(partitions.into_iter()),
                 Err(fault) => {
                     let (chosen, records) = (batch.sent_to.partition, part.header.records_count);
-                    Partitions::All(self.after_fault::<Partitioner>(topic, attachment, fault, chosen, records)?)
+                    let dead = self.after_fault::<Partitioner>(topic, attachment, fault, chosen, records)?;
+                    Partitions::All(dead.unwrap_or_else(|| {
+                        let folded = PartitionIndex(chosen.0 % topic.partitions);
+                        Target::with_partition(topic, folded, target.commit)
+                    }))
                 }
             });
         }
@@ -627,6 +702,12 @@ impl Shard {
     }
 }
 
+/// Whether records of a topic may go elsewhere than to the partition that the client chose, so that its own sequence would have gaps there.
+fn is_routed(config: &TopicConfig) -> bool {
+    let may_be_dead = config.ack.as_ref().is_some_and(|attachment| attachment.on_failure == OnFailure::DeadLetter);
+    config.router.is_some() || config.partitioner.is_some() || may_be_dead
+}
+
 /// What the partitioner of a target says.
 enum Partitions {
     /// It was not asked: its partition is known, or no record goes there.
@@ -639,27 +720,17 @@ enum Partitions {
 /// What differs between the worlds when a plugin of theirs fails.
 trait World {
     fn counts(plugins: &mut Plugins) -> &mut Counts;
-    /// Where records would go without the plugin.
-    fn without(topic: &Arc<Topic>, chosen: PartitionIndex) -> Target;
 }
 
 impl World for Router {
     fn counts(plugins: &mut Plugins) -> &mut Counts {
         &mut plugins.router_counts
     }
-
-    fn without(topic: &Arc<Topic>, chosen: PartitionIndex) -> Target {
-        Target::of(topic, chosen)
-    }
 }
 
 impl World for Partitioner {
     fn counts(plugins: &mut Plugins) -> &mut Counts {
         &mut plugins.partitioner_counts
-    }
-
-    fn without(topic: &Arc<Topic>, chosen: PartitionIndex) -> Target {
-        Target::with_partition(topic, PartitionIndex(chosen.0 % topic.partitions))
     }
 }
 
@@ -698,7 +769,7 @@ fn destination(
     sent_to: &Arc<Topic>,
     name: Option<&str>,
     wish: Option<u32>,
-    chosen: PartitionIndex,
+    batch: &Batch<'_>,
     plugin: &str,
 ) -> Result<Target, PartitionError> {
     let topic = match name {
@@ -710,7 +781,7 @@ fn destination(
     if topic.is_internal() {
         return Err(policy(format!("plugin '{plugin}' routes to '{}', which is the broker's own", topic.name)));
     }
-    let Some(wish) = wish else { return Ok(Target::of(topic, chosen)) };
+    let Some(wish) = wish else { return Ok(Target::of(topic, batch.sent_to.partition, batch.commit)) };
     let index = PartitionIndex(i32::try_from(wish).unwrap_or(-1));
     if !topic.has_partition(index) {
         return Err(policy(format!(
@@ -718,15 +789,15 @@ fn destination(
             topic.name, topic.partitions
         )));
     }
-    Ok(Target::with_partition(topic, index))
+    Ok(Target::with_partition(topic, index, batch.commit))
 }
 
 /// The topic of records that a router sends nowhere.
-fn alternate(image: &MetadataImage, name: &str, chosen: PartitionIndex) -> Result<Target, PartitionError> {
+fn alternate(image: &MetadataImage, name: &str, batch: &Batch<'_>) -> Result<Target, PartitionError> {
     let topic = image.topic(name).filter(|topic| !topic.is_internal());
     let missing =
         || policy(format!("tidegate.router.unroutable.topic names '{name}', which does not exist: create it"));
-    Ok(Target::of(topic.ok_or_else(missing)?, chosen))
+    Ok(Target::of(topic.ok_or_else(missing)?, batch.sent_to.partition, batch.commit))
 }
 
 impl From<ValidateError> for PartitionError {

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use tidegate_model::{
     compaction::{self, Compaction, OffsetMap, Plan},
     metadata::MetadataImage,
-    partition::{AppendError, Appended, CommitRule, Partition, Producers, producers::is_derived},
-    retention::{self, Segment},
+    partition::{AppendError, Appended, Partition, Producers, producers::is_derived},
+    retention::{self, Expiry, Segment},
     topic_config::TopicConfig,
 };
 use tidegate_records::{
@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// There is no replication yet.
-const REPLICAS_OF_A_PARTITION: i32 = 1;
+pub(crate) const REPLICAS_OF_A_PARTITION: i32 = 1;
 
 /// One partition of which this broker is the leader, and who waits for it.
 pub(crate) struct Replica {
@@ -53,8 +53,9 @@ pub(crate) struct Replica {
     unsaved_bytes: u64,
     /// How far it is compacted, as far as this run knows.
     cleaned_to: Option<Offset>,
-    /// When its segments were last looked at.
+    /// When its segments were last looked at, and when that is due sooner than the interval says.
     cleaned: Instant,
+    clean_at: Option<Instant>,
     /// Why it is offline, if it is.
     pub(crate) offline: Option<String>,
     /// Parts of routed batches that must come again before those behind them.
@@ -115,6 +116,7 @@ impl Replica {
             unsaved_bytes,
             cleaned_to: None,
             cleaned: Instant(0),
+            clean_at: None,
             offline,
             refused: Refused::default(),
         }
@@ -180,6 +182,9 @@ impl Owned {
                 None => gone.push(*partition),
                 Some(topic) => {
                     if !Arc::ptr_eq(&replica.config, &topic.config) {
+                        if replica.config.retention != topic.config.retention {
+                            replica.clean_at = Some(Instant(0));
+                        }
                         replica.config = Arc::clone(&topic.config);
                         effects.push(Effect::ConfigurePartition { partition: *partition });
                     }
@@ -218,21 +223,21 @@ impl Owned {
     // ---- produce ----
 
     pub(crate) fn produce(&mut self, now: Now, origin: Origin, ask: ProduceAsk, effects: &mut Effects) {
-        let ProduceAsk { items, rule, deadline } = ask;
+        let ProduceAsk { items, deadline } = ask;
         let part = self.waiting.begin_produce(origin, &items, deadline);
         for (position, item) in items.into_iter().enumerate() {
-            match self.append(now, &item, rule, effects) {
+            match self.append(now, &item, effects) {
                 Err(error) => self.waiting.produced(part, position, Err(error), effects),
                 Ok(appended) => {
                     let replica = self.replicas.get_mut(&item.partition).expect("append found it");
-                    if rule.holds(&replica.model, appended.next_offset()) {
+                    if item.rule.holds(&replica.model, appended.next_offset()) {
                         let produced = produced(&replica.model, appended.base_offset());
                         self.waiting.produced(part, position, Ok(produced), effects);
                     } else {
                         replica.produce_waiters.push_back(ProduceWaiter {
                             part,
                             item: position,
-                            rule,
+                            rule: item.rule,
                             base_offset: appended.base_offset(),
                             next_offset: appended.next_offset(),
                         });
@@ -243,19 +248,13 @@ impl Owned {
     }
 
     /// Appends a batch; a routed part only behind those of its producer that came before it.
-    fn append(
-        &mut self,
-        now: Now,
-        item: &ProduceItem,
-        rule: CommitRule,
-        effects: &mut Effects,
-    ) -> Result<Appended, PartitionError> {
+    fn append(&mut self, now: Now, item: &ProduceItem, effects: &mut Effects) -> Result<Appended, PartitionError> {
         if !is_derived(item.header.producer_id) {
-            return self.append_now(now, item, rule, effects);
+            return self.append_now(now, item, effects);
         }
         let replica = self.replicas.get(&item.partition).ok_or(PartitionError::UnknownTopicOrPartition)?;
         replica.refused.check(&item.header).map_err(AppendError::from)?;
-        let appended = self.append_now(now, item, rule, effects);
+        let appended = self.append_now(now, item, effects);
         if let Some(replica) = self.replicas.get_mut(&item.partition) {
             match &appended {
                 Ok(_) => replica.refused.taken(&item.header),
@@ -266,13 +265,7 @@ impl Owned {
         appended
     }
 
-    fn append_now(
-        &mut self,
-        now: Now,
-        item: &ProduceItem,
-        rule: CommitRule,
-        effects: &mut Effects,
-    ) -> Result<Appended, PartitionError> {
+    fn append_now(&mut self, now: Now, item: &ProduceItem, effects: &mut Effects) -> Result<Appended, PartitionError> {
         if let Some(reason) = &self.refusal {
             return Err(PartitionError::Storage(reason.clone()));
         }
@@ -287,8 +280,8 @@ impl Owned {
         }
         let replica = self.online(item.partition)?;
         // As in Kafka (KIP-966): a partition cannot be asked for more replicas than it has.
-        let needed =
-            (rule == CommitRule::AllInSync).then_some(replica.config.min_insync_replicas.min(REPLICAS_OF_A_PARTITION));
+        let needed = replica.config.min_insync_replicas.min(REPLICAS_OF_A_PARTITION);
+        let needed = item.rule.is_all_in_sync().then_some(needed);
         let appended = replica.model.append(&item.header, now.wall, needed)?;
         if let Appended::New { base_offset, next_offset } = appended {
             replica.uncommitted.push_back((next_offset, bytes as u64));
@@ -719,22 +712,35 @@ impl Owned {
         // Some at a time: looking at thousands at once would hold up everything else.
         const AT_ONCE: usize = 100;
         let interval = Duration::from_millis(interval_ms);
-        let due = self
-            .replicas
-            .iter_mut()
-            .filter(|(_, replica)| replica.offline.is_none() && now.instant.since(replica.cleaned) >= interval);
+        let due = self.replicas.iter_mut().filter(|(_, replica)| replica.offline.is_none()).filter(|(_, replica)| {
+            now.instant.since(replica.cleaned) >= interval || replica.clean_at.is_some_and(|at| at <= now.instant)
+        });
         due.take(AT_ONCE)
             .map(|(partition, replica)| {
                 replica.cleaned = now.instant;
+                replica.clean_at = None;
                 *partition
             })
             .collect()
     }
 
-    pub(crate) fn plan_cleaning(&self, now: Now, partition: TopicPartition, segments: &[Segment]) -> Vec<CleaningStep> {
+    /// The segments of a partition are to be looked at in a while, if that is sooner than its turn.
+    pub(crate) fn clean_again(&mut self, at: Instant, partition: TopicPartition) {
+        if let Some(replica) = self.replicas.get_mut(&partition) {
+            replica.clean_at = Some(replica.clean_at.map_or(at, |present| present.min(at)));
+        }
+    }
+
+    pub(crate) fn plan_cleaning(
+        &self,
+        now: Now,
+        partition: TopicPartition,
+        expiry: Expiry,
+        segments: &[Segment],
+    ) -> Vec<CleaningStep> {
         let Some(replica) = self.replicas.get(&partition) else { return Vec::new() };
         let (start, high_watermark) = (replica.model.log_start_offset(), replica.model.high_watermark());
-        let verdict = retention::decide(now.wall, &replica.config, start, high_watermark, segments);
+        let verdict = retention::decide(now.wall, &replica.config, expiry, start, high_watermark, segments);
         let mut steps = Vec::new();
         if verdict.roll {
             steps.push(CleaningStep::Roll);

@@ -13,7 +13,7 @@ use tidegate_model::{
     group::GroupConfig,
     metadata::{MetadataChange, MetadataImage},
     partition::EpochStart,
-    retention::Segment,
+    retention::{Expiry, Segment},
     topic_config::ConfigType,
 };
 use tidegate_plugin_host::{Compiled, Limits};
@@ -415,6 +415,13 @@ impl Shard {
         })
     }
 
+    /// Where the log of a partition starts, and its high watermark; `None` if it is gone.
+    #[must_use]
+    pub fn log_bounds(&self, partition: TopicPartition) -> Option<(Offset, Offset)> {
+        let model = &self.owned.replicas.get(&partition)?.model;
+        Some((model.log_start_offset(), model.high_watermark()))
+    }
+
     /// Partitions that have not been looked at for `log.retention.check.interval.ms`; some at a time, each named once.
     pub fn cleaning_due(&mut self, now: Now) -> Vec<TopicPartition> {
         self.owned.cleaning_due(now, self.settings.cleaning_interval_ms)
@@ -422,8 +429,14 @@ impl Shard {
 
     /// What is to be done with the segments of a partition, in order.
     #[must_use]
-    pub fn plan_cleaning(&self, now: Now, partition: TopicPartition, segments: &[Segment]) -> Vec<CleaningStep> {
-        self.owned.plan_cleaning(now, partition, segments)
+    pub fn plan_cleaning(
+        &self,
+        now: Now,
+        partition: TopicPartition,
+        expiry: Expiry,
+        segments: &[Segment],
+    ) -> Vec<CleaningStep> {
+        self.owned.plan_cleaning(now, partition, expiry, segments)
     }
 
     /// Begins a round of compaction; `None` if the partition is gone.

@@ -10,10 +10,10 @@ pub mod base {
         inline: "
             package tidegate:sdk;
             world base {
-                import tidegate:plugin/types@0.1.0;
-                import tidegate:plugin/log@0.1.0;
-                import tidegate:plugin/metrics@0.1.0;
-                export tidegate:plugin/lifecycle@0.1.0;
+                import tidegate:plugin/types@0.1.1;
+                import tidegate:plugin/log@0.1.1;
+                import tidegate:plugin/metrics@0.1.1;
+                export tidegate:plugin/lifecycle@0.1.1;
             }
         ",
         pub_export_macro: true,
@@ -29,15 +29,15 @@ pub mod router {
         inline: "
             package tidegate:sdk;
             world router {
-                import tidegate:plugin/topics@0.1.0;
-                export tidegate:plugin/routing@0.1.0;
+                import tidegate:plugin/topics@0.1.1;
+                export tidegate:plugin/routing@0.1.1;
             }
         ",
         pub_export_macro: true,
         export_macro_name: "export_router",
         runtime_path: "::tidegate_sdk::__private::wit_bindgen::rt",
         generate_all,
-        with: { "tidegate:plugin/types@0.1.0": crate::bindings::base::tidegate::plugin::types },
+        with: { "tidegate:plugin/types@0.1.1": crate::bindings::base::tidegate::plugin::types },
     });
 }
 
@@ -47,13 +47,64 @@ pub mod partitioner {
         inline: "
             package tidegate:sdk;
             world partitioner {
-                export tidegate:plugin/partitioning@0.1.0;
+                export tidegate:plugin/partitioning@0.1.1;
             }
         ",
         pub_export_macro: true,
         export_macro_name: "export_partitioner",
         runtime_path: "::tidegate_sdk::__private::wit_bindgen::rt",
         generate_all,
-        with: { "tidegate:plugin/types@0.1.0": crate::bindings::base::tidegate::plugin::types },
+        with: { "tidegate:plugin/types@0.1.1": crate::bindings::base::tidegate::plugin::types },
+    });
+}
+
+pub mod ack {
+    wit_bindgen::generate!({
+        path: "wit",
+        inline: "
+            package tidegate:sdk;
+            world ack {
+                export tidegate:plugin/acknowledging@0.1.1;
+            }
+        ",
+        pub_export_macro: true,
+        export_macro_name: "export_ack",
+        runtime_path: "::tidegate_sdk::__private::wit_bindgen::rt",
+        generate_all,
+        with: { "tidegate:plugin/types@0.1.1": crate::bindings::base::tidegate::plugin::types },
+    });
+}
+
+pub mod retention {
+    wit_bindgen::generate!({
+        path: "wit",
+        inline: "
+            package tidegate:sdk;
+            world retention {
+                export tidegate:plugin/retaining@0.1.1;
+            }
+        ",
+        pub_export_macro: true,
+        export_macro_name: "export_retention",
+        runtime_path: "::tidegate_sdk::__private::wit_bindgen::rt",
+        generate_all,
+        with: { "tidegate:plugin/types@0.1.1": crate::bindings::base::tidegate::plugin::types },
+    });
+}
+
+pub mod filter {
+    wit_bindgen::generate!({
+        path: "wit",
+        inline: "
+            package tidegate:sdk;
+            world filter {
+                export tidegate:plugin/filtering@0.1.1;
+            }
+        ",
+        pub_export_macro: true,
+        export_macro_name: "export_filter",
+        runtime_path: "::tidegate_sdk::__private::wit_bindgen::rt",
+        generate_all,
+        with: { "tidegate:plugin/types@0.1.1": crate::bindings::base::tidegate::plugin::types },
     });
 }

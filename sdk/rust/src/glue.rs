@@ -4,12 +4,16 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     Batch, Failure, Partitioner, Placement, Router, Routes, Setup,
+    ack::{AckHook, Decisions},
     bindings::{
+        ack::exports::tidegate::plugin::acknowledging,
         base::tidegate::plugin::{log, types},
         partitioner::exports::tidegate::plugin::partitioning,
+        retention::exports::tidegate::plugin::retaining,
         router::exports::tidegate::plugin::routing,
     },
     host,
+    retention::{Eraser, Kept, Retention, Stored, Topic, Verdicts, stored_context},
 };
 
 /// What a plugin asked for in `open`.
@@ -50,6 +54,22 @@ pub fn open_partitioner<P: Partitioner>(config: &str) -> Result<(P, Needs), Stri
     Ok((partitioner, setup.into()))
 }
 
+/// # Errors
+/// As [`open_router`].
+pub fn open_ack<A: AckHook>(config: &str) -> Result<(A, Needs), String> {
+    let mut setup = Setup::new();
+    let hook = A::open(parse(config)?, &mut setup).map_err(|error| error.to_string())?;
+    Ok((hook, setup.into()))
+}
+
+/// # Errors
+/// As [`open_router`].
+pub fn open_retention<R: Retention>(config: &str) -> Result<(R, Needs), String> {
+    let mut setup = Setup::new();
+    let policy = R::open(parse(config)?, &mut setup).map_err(|error| error.to_string())?;
+    Ok((policy, setup.into()))
+}
+
 /// An attachment without configuration has the empty text: that is `{}`, or nothing where `Config` is `()`.
 fn parse<C: DeserializeOwned>(config: &str) -> Result<C, String> {
     let parsed = if config.trim().is_empty() {
@@ -82,6 +102,49 @@ pub fn partition<P: Partitioner>(
     let mut placement = Placement::new(batch.len());
     partitioner.partition(batch, &mut placement)?;
     Ok(placement.finish()?)
+}
+
+/// # Errors
+/// The hook's own, or that it did not answer for every batch.
+pub fn decide<A: AckHook>(
+    hook: &mut A,
+    batch: &Batch,
+    arrivals: &[acknowledging::Arrival],
+) -> Result<acknowledging::Answer, types::Failure> {
+    let mut decisions = Decisions::new(arrivals.len());
+    hook.decide(batch, arrivals, &mut decisions)?;
+    Ok(decisions.finish()?)
+}
+
+/// # Errors
+/// The policy's own, or that it did not answer for every partition.
+pub fn evaluate<R: Retention>(
+    policy: &mut R,
+    topic: &types::Topic,
+    logs: &[retaining::PartitionLog],
+    now: i64,
+) -> Result<retaining::Answer, types::Failure> {
+    let mut verdicts = Verdicts::new(logs.len());
+    let topic = Topic { name: &topic.name, partitions: topic.partitions, logs, now };
+    policy.evaluate(&topic, &mut verdicts)?;
+    Ok(verdicts.finish()?)
+}
+
+/// # Errors
+/// The eraser's own, or that it did not answer for every record.
+pub fn keep<E: Eraser>(
+    eraser: &mut E,
+    topic: types::Topic,
+    partition: u32,
+    records: types::Batch,
+    offsets: &[i64],
+    now: i64,
+) -> Result<Vec<u64>, types::Failure> {
+    let contexts = vec![stored_context(records.count, now)];
+    let batch = batch(topic, records, contexts);
+    let mut kept = Kept::new(batch.len());
+    eraser.keep(&Stored { partition, batch: &batch, offsets, now }, &mut kept)?;
+    Ok(kept.finish()?)
 }
 
 impl From<Failure> for types::Failure {

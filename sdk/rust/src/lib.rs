@@ -1,7 +1,8 @@
 //! Write plugins for Tidegate in Rust.
 //!
-//! A plugin is a struct, a configuration that `serde` reads, and one trait: [`Router`] or [`Partitioner`]. It is asked for a
-//! whole batch at a time and sees columns, not records, so that a decision costs nanoseconds.
+//! A plugin is a struct, a configuration that `serde` reads, and one trait: [`Router`], [`Partitioner`], [`AckHook`](ack::AckHook) or
+//! [`Retention`](retention::Retention). It is asked for a whole batch at a time and sees columns, not records, so that a decision costs
+//! nanoseconds.
 //!
 //! ```
 //! use tidegate_sdk::{Batch, Error, Failure, Router, Routes, Setup, Topic};
@@ -52,6 +53,7 @@
 // The generated bindings name this crate from wherever they are expanded.
 extern crate self as tidegate_sdk;
 
+pub mod ack;
 mod batch;
 #[doc(hidden)]
 pub mod bindings;
@@ -64,6 +66,9 @@ mod host;
 pub mod json;
 pub mod log;
 mod partitioner;
+#[cfg(all(target_family = "wasm", getrandom_backend = "custom"))]
+mod randomness;
+pub mod retention;
 mod router;
 mod setup;
 #[cfg(not(target_family = "wasm"))]
@@ -85,8 +90,8 @@ pub mod __private {
     pub use wit_bindgen;
 }
 
-/// Makes a plugin of a type: `export!(router: MyRouter);` or `export!(partitioner: MyPartitioner);`, once in a crate whose
-/// `crate-type` contains `cdylib`.
+/// Makes a plugin of a type, once in a crate whose `crate-type` contains `cdylib`: `export!(router: MyRouter);`, or `partitioner`, `ack`,
+/// `retention` or `eraser` before the colon.
 ///
 /// The name, version and description of the plugin are those of the crate.
 #[macro_export]
@@ -135,15 +140,99 @@ macro_rules! export {
     $crate::bindings::partitioner::export_partitioner!(Exported with_types_in $crate::bindings::partitioner);
         };
     };
+    (ack: $plugin:ty) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            use $crate::bindings::ack::exports::tidegate::plugin::acknowledging;
+            $crate::__export_lifecycle!($plugin, $crate::glue::open_ack);
+
+            impl acknowledging::Guest for Exported {
+                fn strongest() -> ::std::option::Option<acknowledging::Copies> {
+                    PLUGIN.with_borrow(|plugin| {
+                        let plugin = plugin.as_ref().expect("the broker opens a plugin before it calls it");
+                        $crate::ack::AckHook::strongest(plugin)
+                    })
+                }
+
+                fn decide(
+                    topic: acknowledging::Topic,
+                    batch: acknowledging::Batch,
+                    contexts: ::std::vec::Vec<acknowledging::Context>,
+                    arrivals: ::std::vec::Vec<acknowledging::Arrival>,
+                ) -> ::std::result::Result<acknowledging::Answer, acknowledging::Failure> {
+                    PLUGIN.with_borrow_mut(|plugin| {
+                        let plugin = plugin.as_mut().expect("the broker opens a plugin before it calls it");
+                        $crate::glue::decide(plugin, &$crate::glue::batch(topic, batch, contexts), &arrivals)
+                    })
+                }
+            }
+
+    $crate::bindings::ack::export_ack!(Exported with_types_in $crate::bindings::ack);
+        };
+    };
+    (retention: $plugin:ty) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            $crate::__export_retention!($plugin);
+        };
+    };
+    (eraser: $plugin:ty) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            use $crate::bindings::filter::exports::tidegate::plugin::filtering;
+            $crate::__export_retention!($plugin);
+
+            impl filtering::Guest for Exported {
+                fn keep(
+                    topic: filtering::Topic,
+                    partition: u32,
+                    batch: filtering::Batch,
+                    offsets: ::std::vec::Vec<i64>,
+                    now: i64,
+                ) -> ::std::result::Result<::std::vec::Vec<u64>, filtering::Failure> {
+                    PLUGIN.with_borrow_mut(|plugin| {
+                        let plugin = plugin.as_mut().expect("the broker opens a plugin before it calls it");
+                        $crate::glue::keep(plugin, topic, partition, batch, &offsets, now)
+                    })
+                }
+            }
+
+    $crate::bindings::filter::export_filter!(Exported with_types_in $crate::bindings::filter);
+        };
+    };
     ($kind:ident: $plugin:ty) => {
         ::core::compile_error!(::core::concat!(
             "`",
             ::core::stringify!($kind),
-            "` is not a kind of plugin: write `export!(router: MyType)` or `export!(partitioner: MyType)`"
+            "` is not a kind of plugin: write `export!(router: MyType)`, or `partitioner`, `ack`, `retention` or `eraser` for it"
         ));
     };
     ($plugin:ty) => {
-        ::core::compile_error!("say what it is: `export!(router: MyType)` or `export!(partitioner: MyType)`");
+        ::core::compile_error!("say what it is: `export!(router: MyType)`, or `partitioner`, `ack`, `retention` or `eraser` for it");
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_retention {
+    ($plugin:ty) => {
+        use $crate::bindings::retention::exports::tidegate::plugin::retaining;
+        $crate::__export_lifecycle!($plugin, $crate::glue::open_retention);
+
+        impl retaining::Guest for Exported {
+            fn evaluate(
+                topic: retaining::Topic,
+                logs: ::std::vec::Vec<retaining::PartitionLog>,
+                now: i64,
+            ) -> ::std::result::Result<retaining::Answer, retaining::Failure> {
+                PLUGIN.with_borrow_mut(|plugin| {
+                    let plugin = plugin.as_mut().expect("the broker opens a plugin before it calls it");
+                    $crate::glue::evaluate(plugin, &topic, &logs, now)
+                })
+            }
+        }
+
+        $crate::bindings::retention::export_retention!(Exported with_types_in $crate::bindings::retention);
     };
 }
 

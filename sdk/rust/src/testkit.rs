@@ -6,12 +6,15 @@ use std::{fmt, marker::PhantomData};
 
 use crate::{
     Batch, Failure, Partitioner, Router,
+    ack::{AckHook, Acks, Arrival, Copies, Reason, Replica},
     bindings::{
+        ack::exports::tidegate::plugin::acknowledging::Decision,
         base::tidegate::plugin::{log::Level, types},
         router::exports::tidegate::plugin::routing,
     },
     glue::{self, Needs},
     host::stand_in::HOST,
+    retention::{Eraser, PartitionLog, Retention},
 };
 
 /// The name of the topic that test records are sent to.
@@ -114,6 +117,46 @@ pub fn open_partitioner<P: Partitioner>(config: &str) -> Result<Opened<P>, Strin
     glue::open_partitioner(config).map(Opened::new)
 }
 
+/// Opens an acknowledgement hook with a configuration, as the broker does when it is attached.
+///
+/// # Errors
+/// What whoever attaches the plugin would read.
+pub fn open_ack<A: AckHook>(config: &str) -> Result<Opened<A>, String> {
+    HOST.take();
+    glue::open_ack(config).map(Opened::new)
+}
+
+/// Opens a retention policy with a configuration, as the broker does when it is attached.
+///
+/// # Errors
+/// What whoever attaches the plugin would read.
+pub fn open_retention<R: Retention>(config: &str) -> Result<Opened<R>, String> {
+    HOST.take();
+    glue::open_retention(config).map(Opened::new)
+}
+
+/// What a hook said of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decided {
+    AsAsked,
+    Appended,
+    LeaderDurable,
+    MinInSync,
+    AllInSync,
+    /// Copies, racks, brokers and milliseconds of [`Copies`].
+    Until(u32, u32, Vec<i32>, u32),
+    Refused(Reason, String),
+    /// Some records are rejected: their positions and the reasons.
+    Rejected(Vec<(u32, String)>),
+}
+
+/// What a policy said of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    pub delete_before: i64,
+    pub rewrite: Vec<u32>,
+}
+
 // By hand: a plugin need not be `Debug` for `expect_err` to work on the result of opening it.
 impl<P> fmt::Debug for Opened<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -209,6 +252,78 @@ impl<P: Partitioner> Opened<P> {
             placed[rejection.record as usize] = Err(rejection.reason);
         }
         Ok(placed)
+    }
+}
+
+impl<A: AckHook> Opened<A> {
+    /// Asks about one batch of a producer with `acks=all`, to a partition with one replica.
+    ///
+    /// # Errors
+    /// The hook's own, or that it did not answer.
+    ///
+    /// # Panics
+    /// Where it asks for more than [`AckHook::strongest`]: the broker takes that for a fault.
+    pub fn decide(&mut self, records: &[TestRecord]) -> Result<Decided, Failure> {
+        let batch = self.batch(records);
+        let columns = [&batch.records.keys, &batch.records.values];
+        let bytes = columns.into_iter().flatten().map(|column| column.data.len()).sum::<usize>() + 61;
+        let leader = Replica { broker: 1, rack: None, in_sync: true, behind: 0 };
+        let arrival =
+            Arrival { partition: 0, bytes: bytes as u32, acks: Acks::All, min_in_sync: 1, replicas: vec![leader] };
+        let answer = glue::decide(&mut self.plugin, &batch, &[arrival])?;
+        if !answer.rejected.is_empty() {
+            let rejected = answer.rejected.into_iter().map(|rejection| (rejection.record, rejection.reason));
+            return Ok(Decided::Rejected(rejected.collect()));
+        }
+        Ok(match answer.decisions.into_iter().next().expect("one for each arrival") {
+            Decision::AsAsked => Decided::AsAsked,
+            Decision::Appended => Decided::Appended,
+            Decision::LeaderDurable => Decided::LeaderDurable,
+            Decision::MinInSync => Decided::MinInSync,
+            Decision::AllInSync => Decided::AllInSync,
+            Decision::Refuse(refusal) => Decided::Refused(refusal.reason, refusal.message),
+            Decision::Until(Copies { count, racks, brokers, within_ms }) => {
+                let strongest =
+                    self.plugin.strongest().expect("a hook that uses `until` says what it asks for at most");
+                assert!(count <= strongest.count.max(1) && racks <= strongest.racks.max(1), "more than `strongest`");
+                Decided::Until(count, racks, brokers, within_ms)
+            }
+        })
+    }
+
+    /// What it says of the most that it asks for: copies, racks and brokers.
+    #[must_use]
+    pub fn strongest(&self) -> Option<(u32, u32, Vec<i32>)> {
+        self.plugin.strongest().map(|copies| (copies.count, copies.racks, copies.brokers))
+    }
+}
+
+impl<R: Retention> Opened<R> {
+    /// Asks what becomes of partitions, at [`Opened::now`].
+    ///
+    /// # Errors
+    /// The policy's own, or that it did not answer for every partition.
+    pub fn evaluate(&mut self, logs: &[PartitionLog]) -> Result<Vec<Judged>, Failure> {
+        let topic = types::Topic { name: SENT_TO.to_owned(), partitions: self.partitions };
+        let answer = glue::evaluate(&mut self.plugin, &topic, logs, self.now)?;
+        let judged = answer
+            .verdicts
+            .into_iter()
+            .map(|verdict| Judged { delete_before: verdict.delete_before, rewrite: verdict.rewrite });
+        Ok(judged.collect())
+    }
+}
+
+impl<E: Eraser> Opened<E> {
+    /// Asks which records of a segment are kept; their offsets are 0, 1 and so on.
+    ///
+    /// # Errors
+    /// The eraser's own, or that it did not answer for every record.
+    pub fn keep(&mut self, records: &[TestRecord]) -> Result<Vec<bool>, Failure> {
+        let Batch { topic, records: stored, .. } = self.batch(records);
+        let offsets: Vec<i64> = (0..records.len() as i64).collect();
+        let words = glue::keep(&mut self.plugin, topic, 0, stored, &offsets, self.now)?;
+        Ok((0..records.len()).map(|record| words[record / 64] >> (record % 64) & 1 == 1).collect())
     }
 }
 

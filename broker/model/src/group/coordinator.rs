@@ -172,6 +172,12 @@ impl GroupCoordinator {
         self.offsets.all_committed()
     }
 
+    /// Whether all partitions of the offsets topic that are served here have been read.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.partitions.values().all(|partition| matches!(partition, Partition::Active))
+    }
+
     /// The groups that there are, with the name of their state.
     pub fn groups(&self) -> impl Iterator<Item = (&Text, &'static str)> {
         self.groups.iter().map(|(id, group)| match group {

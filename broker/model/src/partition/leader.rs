@@ -115,6 +115,13 @@ impl Partition {
         self.durable_end_offset
     }
 
+    /// How many replicas have everything below `next_offset`, durably; followers that are not in sync do not count.
+    #[must_use]
+    pub fn durable_copies(&self, next_offset: Offset) -> u32 {
+        let followers = self.in_sync_followers.values().filter(|fetched| **fetched >= next_offset).count();
+        u32::from(self.durable_end_offset >= next_offset) + followers as u32
+    }
+
     #[must_use]
     pub fn high_watermark(&self) -> Offset {
         self.high_watermark

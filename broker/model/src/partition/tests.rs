@@ -38,10 +38,31 @@ fn offsets_are_gapless_and_visible_only_when_durable() {
     let first = append(&mut partition, &header(-1, -1, -1, 3)).unwrap();
     assert_eq!(first, Appended::New { base_offset: Offset(0), next_offset: Offset(3) });
     assert_eq!(partition.high_watermark(), Offset(0));
-    assert!(!CommitRule::LeaderDurable.holds(&partition, Offset(3)));
+    assert!(!CommitRule::LEADER_DURABLE.holds(&partition, Offset(3)));
     assert!(partition.durable(Offset(3)));
-    assert!(CommitRule::AllInSync.holds(&partition, Offset(3)));
+    assert!(CommitRule::ALL_IN_SYNC.holds(&partition, Offset(3)));
     assert_eq!(append(&mut partition, &header(-1, -1, -1, 1)).unwrap().base_offset(), Offset(3));
+}
+
+#[test]
+fn rules_add_up_and_hold_when_all_of_them_do() {
+    let mut partition = empty();
+    append(&mut partition, &header(-1, -1, -1, 3)).unwrap();
+    let (end, appended, leader, all) =
+        (Offset(3), CommitRule::APPENDED, CommitRule::LEADER_DURABLE, CommitRule::ALL_IN_SYNC);
+    assert!(appended.holds(&partition, end), "before it is durable");
+    assert_eq!((appended.and(leader), leader.and(appended), leader.and(all)), (leader, leader, all));
+    assert!(all.and(CommitRule::of_copies(2)).is_all_in_sync());
+    for rule in [leader, all, CommitRule::of_copies(1)] {
+        assert!(!rule.holds(&partition, end), "{rule:?}");
+    }
+    partition.durable(end);
+    for rule in [appended, leader, all, CommitRule::of_copies(1), appended.and(all)] {
+        assert!(rule.holds(&partition, end), "{rule:?}");
+    }
+    // There is one replica.
+    assert!(!CommitRule::of_copies(2).holds(&partition, end));
+    assert!(!appended.and(CommitRule::of_copies(2)).holds(&partition, end));
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn plugins_are_known_by_their_world() {
     assert_eq!(HOSTILE.component().world, World::Router);
     assert_eq!(ROUTER_TOPIC.component().world, World::Router);
     assert_eq!(MURMUR2.component().world, World::Partitioner);
-    assert_eq!(MURMUR2.component().interface, "0.1.0");
+    assert_eq!(MURMUR2.component().interface, "0.1.1");
 }
 
 #[test]
@@ -61,16 +61,19 @@ fn what_is_no_plugin_is_refused_by_name() {
     check(b"\0asm\x0d\0\x01\0garbage".to_vec(), "the component is damaged");
     let world = |body: &str| component(&format!("package a:b; interface i {{ f: func(); }} world p {{ {body} }}"));
     check(world("export i;"), "the component is no plugin: it exports a:b/i");
-    check(world("export tidegate:plugin/routing@0.1.0;"), "the component is a router but does not export `lifecycle`");
+    check(
+        world("export tidegate:plugin/routing@0.1.0;"),
+        "the component is of the world `router` but does not export `lifecycle`",
+    );
     check(
         world(&format!("{EXPORTS} export tidegate:plugin/partitioning@0.1.0;")),
-        "the component is both a router and a partitioner",
+        "the component is of the worlds `router` and `partitioner`",
     );
     check(
         world(
             "import tidegate:plugin/topics@0.1.0; export tidegate:plugin/lifecycle@0.1.0; export tidegate:plugin/partitioning@0.1.0;",
         ),
-        "a partitioner may not import `topics`",
+        "a plugin of the world `partitioner` may not import `topics`",
     );
     check(
         world(&format!("import i; import f: func(); {EXPORTS}")),
@@ -155,7 +158,7 @@ fn machine_code_is_kept_and_taken_up_again() {
     let compiled = FIRST_ROUTER.compiled();
     let bytes = compiled.to_cache().expect("it is written");
     let again = kept(&ENGINE, compiled.sha256(), &bytes).expect("it is taken up");
-    assert_eq!((again.world(), again.interface(), again.sha256()), (World::Router, "0.1.0", compiled.sha256()));
+    assert_eq!((again.world(), again.interface(), again.sha256()), (World::Router, "0.1.1", compiled.sha256()));
     let config = r#"{ "regions": { "eu": "orders-eu" } }"#;
     let mut router = Router::open(&again, config, &patient()).expect("it opens");
     route(&mut router, &[Some("eu")]).expect("it answers");

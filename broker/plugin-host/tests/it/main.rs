@@ -1,8 +1,10 @@
 //! The plugin host with real components, built from Rust by the function that `tidegate plugin build` calls.
 
+mod ack;
 mod components;
 mod equality;
 mod hostile;
+mod retention;
 mod routing;
 mod versions;
 
@@ -51,7 +53,9 @@ struct Guest {
     compiled: OnceLock<Compiled>,
 }
 
-static HOSTILE: Guest = Guest::new("broker/plugin-host/tests/guests");
+static HOSTILE: Guest = Guest::new("broker/plugin-host/tests/guests/router");
+static HOSTILE_ACK: Guest = Guest::new("broker/plugin-host/tests/guests/ack");
+static HOSTILE_RETENTION: Guest = Guest::new("broker/plugin-host/tests/guests/retention");
 static FIRST_ROUTER: Guest = Guest::new("examples/first-router-rust");
 static ROUTER_TOPIC: Guest = Guest::new("plugins/router-topic");
 static MURMUR2: Guest = Guest::new("plugins/partitioner-murmur2");

@@ -3,7 +3,13 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use tidegate_plugin_host::{Compiled, Limits, Partitioner, Router, compile, component};
+use tidegate_plugin_host::{
+    AckHook, Compiled, Filter, Limits, Partitioner, Retention, Router,
+    ack::{Acks, Arrival, Copies, Decision},
+    compile, component,
+    retention::PartitionLog,
+};
+use tidegate_records::columns::Columns;
 
 use super::{ENGINE, TOPIC, context, keyed, names, patient, repository, route};
 
@@ -16,17 +22,42 @@ fn old(version: &str, name: &str) -> Compiled {
     compile::compile(&ENGINE, &component).expect("it compiles")
 }
 
-#[test]
-fn plugins_built_against_0_1_0_work() {
+fn routers_and_partitioners_work(version: &str) {
     let config = r#"{ "regions": { "eu": "orders-eu", "us": "orders-us" } }"#;
-    let mut router = Router::open(&old("0.1.0", "first-router"), config, &Limits::default()).expect("it opens");
+    let mut router = Router::open(&old(version, "first-router"), config, &Limits::default()).expect("it opens");
     let answer = route(&mut router, &[Some("eu.1"), Some("us"), None]).expect("it answers");
     assert_eq!(names(&router, &answer, 3), [["orders-eu"], ["orders-us"], ["-"]]);
 
-    let murmur2 = old("0.1.0", "partitioner-murmur2");
+    let murmur2 = old(version, "partitioner-murmur2");
     let mut partitioner = Partitioner::open(&murmur2, "", &patient()).expect("it opens");
     let placement = partitioner.partition(&TOPIC, &keyed(&[Some("foobar")]), &[context(1)]).expect("it answers");
     assert_eq!(placement.partitions, [1_357_151_166 % 12]);
+}
+
+#[test]
+fn plugins_built_against_0_1_0_work() {
+    routers_and_partitioners_work("0.1.0");
+}
+
+#[test]
+fn plugins_built_against_0_1_1_work() {
+    routers_and_partitioners_work("0.1.1");
+
+    let racks = old("0.1.1", "ack-racks");
+    let mut hook = AckHook::open(&racks, r#"{ "racks": 2, "copies": 3 }"#, &patient()).expect("it opens");
+    let copies = Copies { count: 3, racks: 2, brokers: Vec::new(), within_ms: 0 };
+    assert_eq!(hook.strongest(), Some(&copies));
+    let arrival = Arrival { partition: 0, bytes: 100, acks: Acks::All, min_in_sync: 1, replicas: &[] };
+    let decided = hook.decide(&TOPIC, &keyed(&[None]), &[context(1)], &[arrival]).expect("it answers");
+    assert_eq!(decided.decisions, [Decision::Until(copies)]);
+
+    let eraser = old("0.1.1", "eraser");
+    let mut policy = Retention::open(&eraser, "delete-before:7", &patient()).expect("it opens");
+    let log = PartitionLog { partition: 0, start_offset: 0, high_watermark: 9, segments: vec![], readers: vec![] };
+    assert_eq!(policy.evaluate(&TOPIC, &[log], 0).expect("it answers").verdicts[0].delete_before, 7);
+    let mut filter = Filter::open(&eraser, "erase", &patient()).expect("it opens");
+    let stored = Columns { offsets: Some(vec![3, 4]), ..keyed(&[Some("erase"), Some("a")]) };
+    assert_eq!(filter.keep(&TOPIC, 0, &stored, 0).expect("it answers"), [0b10]);
 }
 
 /// Whoever releases an interface leaves components that were built against it.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{Address, Config, Durability, LogFormat, Problem, parse::Value};
+use crate::logging;
 
 /// One setting.
 #[derive(Debug)]
@@ -24,6 +25,11 @@ pub struct Setting {
 pub enum Kind {
     Text {
         get: fn(&Config) -> Option<String>,
+        set: fn(&mut Config, String),
+    },
+    /// What is logged, as `tracing` takes it.
+    LogFilter {
+        get: fn(&Config) -> &str,
         set: fn(&mut Config, String),
     },
     Path {
@@ -75,6 +81,10 @@ impl Setting {
         let bad = || Problem::BadValue { key: self.name, expected: self.expected(), found: describe(value) };
         match &self.kind {
             Kind::Text { set, .. } => set(config, text_of(value).ok_or_else(bad)?.to_owned()),
+            Kind::LogFilter { set, .. } => {
+                let text = text_of(value).filter(|text| logging::is_filter(text)).ok_or_else(bad)?;
+                set(config, text.to_owned());
+            }
             Kind::Path { set, .. } => {
                 let text = text_of(value).filter(|text| !text.is_empty() && !text.contains('\0')).ok_or_else(bad)?;
                 set(config, PathBuf::from(text));
@@ -107,6 +117,7 @@ impl Setting {
     pub(super) fn get(&self, config: &Config) -> Option<String> {
         match &self.kind {
             Kind::Text { get, .. } => get(config),
+            Kind::LogFilter { get, .. } => Some(get(config).to_owned()),
             Kind::Path { get, .. } => get(config).map(|path| path.display().to_string()),
             Kind::Address { get, .. } => get(config).map(ToString::to_string),
             Kind::Boolean { get, .. } => Some(get(config).to_string()),
@@ -127,6 +138,9 @@ impl Setting {
     pub fn expected(&self) -> String {
         match &self.kind {
             Kind::Text { .. } => "a text".to_owned(),
+            Kind::LogFilter { .. } => {
+                "a level (error, warn, info, debug, trace) or a list such as info,tidegate_storage=debug".to_owned()
+            }
             Kind::Path { .. } => "a path".to_owned(),
             Kind::Address { .. } => "HOST:PORT".to_owned(),
             Kind::Boolean { .. } => "true or false".to_owned(),
@@ -259,6 +273,7 @@ pub(super) fn document(defaults: &Config) -> String {
         let quoted = matches!(
             setting.kind,
             Kind::Text { .. }
+                | Kind::LogFilter { .. }
                 | Kind::Path { .. }
                 | Kind::Address { .. }
                 | Kind::Choice { .. }
@@ -399,13 +414,10 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "log-filter",
         section: "The broker",
-        help: "What is logged: error, warn, info, debug or trace, also by module (info,tidegate_storage=debug).",
+        help: "What is logged, also by module.",
         unit: "",
         is_kafka: false,
-        kind: Kind::Text {
-            get: |config| Some(config.log_filter.clone()),
-            set: |config, text| config.log_filter = text,
-        },
+        kind: Kind::LogFilter { get: |config| &config.log_filter, set: |config, text| config.log_filter = text },
     },
     Setting {
         name: "auto.create.topics.enable",

@@ -51,6 +51,7 @@ log.cleaner.min.cleanable.ratio = 1.5
 node-id = -1
 message.max.bytes = 99999999999999999999
 frobnicate = [1, 2]
+log-filter = "!!"
 
 [group]
 max.size = 0

@@ -27,7 +27,7 @@ use super::{
     plugins::{self, LoadedPlugin, PluginError, PluginHost, PluginStore},
     quorum::{Quorum, QuorumError},
 };
-use crate::metrics::ShardReport;
+use crate::{metrics::ShardReport, readers::Readers};
 
 /// Proposals that are committed with one sync at most.
 const BATCH_MAX: usize = 256;
@@ -38,6 +38,8 @@ pub enum ControlEvent {
     Metadata { image: Arc<MetadataImage>, taken: Box<dyn FnOnce() + Send> },
     /// A plugin, or another version of it, is ready to run. It comes before the metadata that name it.
     Plugin(LoadedPlugin),
+    /// How far consumer groups are in topics with a retention plugin, when that has changed.
+    Readers(Arc<Readers>),
 }
 
 /// Where a shard is told.
@@ -235,7 +237,8 @@ impl Control {
                 runtime.block_on(async move {
                     let (stop, stopped) = oneshot::channel();
                     let endpoint = tokio::spawn(admin::serve(listener, state, stopped));
-                    let mut controller = Controller { quorum, sinks: Vec::new(), page, plugins, newest, again };
+                    let mut controller =
+                        Controller { quorum, sinks: Vec::new(), page, plugins, newest, readers: None, again };
                     if let Err(error) = controller.run(receiver).await {
                         fatal(error.to_string());
                     }
@@ -264,6 +267,8 @@ struct Controller {
     /// By name.
     plugins: BTreeMap<String, LoadedPlugin>,
     newest: watch::Sender<Arc<MetadataImage>>,
+    /// What shards were told last of consumer groups.
+    readers: Option<Arc<Readers>>,
     /// Where a proposal goes whose plugins were tried.
     again: mpsc::WeakUnboundedSender<Command>,
 }
@@ -296,7 +301,10 @@ impl Controller {
                         self.plugins.insert(plugin.name.clone(), loaded);
                         self.commit(vec![(MetadataChange::DeployPlugin(plugin), answer)])?;
                     }
-                    Command::Report(report) => self.page.report(report),
+                    Command::Report(report) => {
+                        self.page.report(report);
+                        self.tell_readers();
+                    }
                     Command::Subscribe { sinks, version } => {
                         // What was proposed before is told to them as well: the order is kept.
                         self.commit(std::mem::take(&mut proposals))?;
@@ -326,11 +334,12 @@ impl Controller {
             .map(|attachment| (self.plugins.get(&attachment.plugin).cloned(), attachment))
             .collect();
         let again = self.again.clone();
+        let brokers = self.quorum.image().brokers.clone();
         tokio::task::spawn_blocking(move || {
             let tried = found.into_iter().try_for_each(|(plugin, attachment)| match plugin {
                 Some(plugin) => plugin
                     .compiled
-                    .trial(&attachment)
+                    .trial(&attachment, &brokers)
                     .map_err(|reason| format!("plugin '{}' refuses its configuration: {reason}", attachment.plugin)),
                 None => Err(format!(
                     "plugin '{}' could not be loaded when the broker started; its log says why. Deploy it again",
@@ -349,6 +358,22 @@ impl Controller {
                 }
             }
         });
+    }
+
+    /// Tells the shards how far consumer groups are, where a retention plugin asks.
+    fn tell_readers(&mut self) {
+        let image = self.quorum.image();
+        if image.topics().all(|topic| topic.config.retention.is_none()) {
+            return;
+        }
+        let Some(readers) = Readers::gather(&self.page.reports(), image) else { return };
+        if self.readers.as_deref() != Some(&readers) {
+            let readers = Arc::new(readers);
+            for sink in &self.sinks {
+                sink(ControlEvent::Readers(Arc::clone(&readers)));
+            }
+            self.readers = Some(readers);
+        }
     }
 
     /// Commits, tells the shards, answers.

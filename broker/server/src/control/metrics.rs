@@ -15,10 +15,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use tidegate_plugin_host::sandbox::SeriesValue;
 use tidegate_shard::AttachmentCounts;
 
 use crate::{
-    metrics::{ApiMetrics, Histogram, HistogramUnit, ShardMetrics, ShardReport},
+    metrics::{ApiMetrics, CommittedReport, Histogram, HistogramUnit, ShardMetrics, ShardReport},
     plugin_log::PluginLines,
 };
 
@@ -214,6 +215,7 @@ impl Collector for PageCollector {
         disk(f, shards)?;
         let reports = page.reports();
         plugins(f, &reports)?;
+        own_series(f, &reports)?;
         partitions(f, &reports)?;
         groups(f, &reports)?;
         process(f, page.started)
@@ -310,7 +312,7 @@ fn plugins(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
         }
         Ok(())
     };
-    let counters: [(&str, &str, Value); 17] = [
+    let counters: [(&str, &str, Value); 19] = [
         ("calls", "Calls of an attached plugin", |c| c.calls),
         ("records", "Records that it was asked about", |c| c.records),
         ("call_nanoseconds", "Time of its calls", |c| c.nanos),
@@ -327,6 +329,8 @@ fn plugins(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
         ("records_alternate", "Records that were sent nowhere and went to the alternate topic", |c| c.alternate),
         ("records_bypassed", "Records that went on as if there were no plugin, after it failed", |c| c.bypassed),
         ("records_dead_lettered", "Records that went to the dead-letter topic", |c| c.dead_lettered),
+        ("records_deleted", "Records that a retention policy had deleted", |c| c.deleted),
+        ("records_erased", "Records that a retention policy had erased from segments", |c| c.erased),
         ("batches_failed", "Calls that failed in any way: traps, failures, wrong answers, no instance", |c| {
             c.traps + c.failures + c.wrong_answers + c.unavailable
         }),
@@ -339,6 +343,60 @@ fn plugins(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
     f.family("tidegate_plugin_memory_bytes", "Memory of its instance", MetricType::Gauge, |encoder| {
         each(encoder, MetricType::Gauge, |c| c.memory_bytes)
     })
+}
+
+/// What plugins measure by themselves: a family for each name. A name that one plugin has for a counter and another for a gauge
+/// is that of the first; the page cannot have both.
+fn own_series(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
+    type Labelled<'a> = (Vec<(String, String)>, &'a SeriesValue);
+    let mut families: BTreeMap<&str, Vec<Labelled<'_>>> = BTreeMap::new();
+    for report in reports {
+        for attachment in &report.attachments {
+            for series in &attachment.series {
+                let mut labels = vec![
+                    ("plugin".to_owned(), attachment.plugin.clone()),
+                    ("topic".to_owned(), attachment.topic.clone()),
+                    ("world".to_owned(), attachment.world.to_owned()),
+                    ("shard".to_owned(), report.shard.to_string()),
+                ];
+                let own = |name: &str| if labels.iter().any(|(known, _)| known == name) { "own_" } else { "" };
+                let more: Vec<_> =
+                    series.labels.iter().map(|(name, value)| (format!("{}{name}", own(name)), value.clone())).collect();
+                labels.extend(more);
+                families.entry(&series.name).or_default().push((labels, &series.value));
+            }
+        }
+    }
+    for (name, mut series) in families {
+        let kind = std::mem::discriminant(series[0].1);
+        series.retain(|(_, value)| std::mem::discriminant(*value) == kind);
+        let metric = match series[0].1 {
+            SeriesValue::Counter(_) => MetricType::Counter,
+            SeriesValue::Gauge(_) => MetricType::Gauge,
+            SeriesValue::Histogram { .. } => MetricType::Histogram,
+        };
+        f.family(&format!("tidegate_plugin_own_{name}"), "Measured by plugins themselves", metric, |encoder| {
+            for (labels, value) in &series {
+                let labels: Vec<(&str, &str)> =
+                    labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                let labels = labels.as_slice();
+                match value {
+                    SeriesValue::Counter(value) => counter(encoder, &labels, *value)?,
+                    SeriesValue::Gauge(value) => encoder.encode_family(&labels)?.encode_gauge(value)?,
+                    SeriesValue::Histogram { count, sum, buckets } => {
+                        let mut bounds: Vec<(f64, u64)> =
+                            buckets.iter().map(|(power, count)| (f64::from(*power).exp2(), *count)).collect();
+                        // What is beyond every bound is counted under the last one.
+                        bounds.push((f64::MAX, 0));
+                        let mut encoder = encoder.encode_family(&labels)?;
+                        encoder.encode_histogram::<NoLabelSet>(*sum, *count, &bounds, None)?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 fn partitions(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
@@ -385,7 +443,7 @@ fn groups(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
     })?;
     f.family("tidegate_consumer_lag", "Records that a consumer group has not committed", MetricType::Gauge, |encoder| {
         for group in groups() {
-            for (topic, partition, committed) in &group.committed {
+            for CommittedReport { topic, partition, offset: committed, .. } in &group.committed {
                 let Some(end) = ends.get(&(topic.as_str(), *partition)) else { continue };
                 let labels =
                     [("group", group.group.clone()), ("topic", topic.clone()), ("partition", partition.to_string())];
@@ -456,15 +514,18 @@ mod tests {
             size_bytes: 4096,
             segments: 1,
         };
-        let committed = vec![(partition.topic.clone(), 2, 4), ("gone".to_owned(), 0, 1)];
+        let committed =
+            |topic: &str, partition, offset| CommittedReport { topic: topic.to_owned(), partition, offset, time: 0 };
+        let committed = vec![committed(&partition.topic, 2, 4), committed("gone", 0, 1)];
         let group = GroupReport { group: "readers".to_owned(), state: "Stable", committed };
         page.report(ShardReport {
+            groups_are_loaded: true,
             shard: 1,
             partitions: vec![partition],
             groups: vec![group],
             attachments: Vec::new(),
         });
-        page.report(ShardReport { shard: 9, ..ShardReport::default() });
+        page.report(ShardReport { groups_are_loaded: true, shard: 9, ..ShardReport::default() });
         let text = page.render().unwrap();
         // What the machine says differs from run to run.
         let stable: String = text

@@ -168,8 +168,7 @@ pub(super) async fn attachments(State(state): State<AdminState>) -> Json<Value> 
     let image = state.control.image();
     let mut all: BTreeMap<(String, &'static str, String), (u32, AttachmentCounts)> = BTreeMap::new();
     for topic in image.topics() {
-        for (attachment, world) in [(&topic.config.router, "router"), (&topic.config.partitioner, "partitioner")] {
-            let Some(attachment) = attachment else { continue };
+        for (world, attachment) in topic.config.attachments() {
             let version = image.plugin(&attachment.plugin).map_or(0, |plugin| plugin.version);
             let none = (version, AttachmentCounts::default());
             all.insert((attachment.plugin.clone(), world, topic.name.clone()), none);
@@ -239,10 +238,7 @@ pub(super) async fn log(
 fn describe(plugin: &Plugin, image: &MetadataImage) -> Value {
     let attached: Vec<&str> = image
         .topics()
-        .filter(|topic| {
-            let attachments = [&topic.config.router, &topic.config.partitioner];
-            attachments.into_iter().flatten().any(|attachment| attachment.plugin == plugin.name)
-        })
+        .filter(|topic| topic.config.attachments().any(|(_, attachment)| attachment.plugin == plugin.name))
         .map(|topic| topic.name.as_str())
         .collect();
     json!({

@@ -18,7 +18,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 use tidegate_model::{
-    metadata::{MetadataChange, MetadataImage},
+    metadata::{Broker, MetadataChange, MetadataImage},
     topic_config::{Attachment, TopicConfig},
 };
 
@@ -47,17 +47,17 @@ pub trait PluginHost: Send + Sync + 'static {
 
 /// Code that is ready to be instantiated. Shards get it as it is, and know its type.
 pub trait CompiledPlugin: Any + Send + Sync {
-    /// `router` or `partitioner`.
+    /// `router`, `partitioner`, `ack` or `retention`.
     fn world(&self) -> &str;
 
     /// The code, as [`PluginHost::load`] takes it.
     fn image(&self) -> Result<Vec<u8>, String>;
 
-    /// Opens an instance as an attachment says, and drops it.
+    /// Opens an instance as an attachment says, and drops it. `brokers` are those of the cluster.
     ///
     /// # Errors
-    /// The plugin's own words, or a limit of the attachment that is above the broker's.
-    fn trial(&self, attachment: &Attachment) -> Result<(), String>;
+    /// The plugin's own words, a limit of the attachment that is above the broker's, or copies that the cluster cannot give.
+    fn trial(&self, attachment: &Attachment, brokers: &[Broker]) -> Result<(), String>;
 }
 
 /// A plugin that is deployed and ready.
@@ -223,7 +223,8 @@ pub(super) fn attachments(change: &MetadataChange, image: &MetadataImage) -> Vec
         return Vec::new();
     }
     let config = TopicConfig::resolve(configs, image.defaults());
-    config.map_or_else(|_| Vec::new(), |config| config.router.into_iter().chain(config.partitioner).collect())
+    config
+        .map_or_else(|_| Vec::new(), |config| config.attachments().map(|(_, attachment)| attachment.clone()).collect())
 }
 
 /// Tries code with the configuration of every topic that has a plugin of this name attached.
@@ -233,12 +234,11 @@ pub(super) fn try_attached(
     image: &MetadataImage,
 ) -> Result<(), PluginError> {
     for topic in image.topics() {
-        for (attachment, world) in [(&topic.config.router, "router"), (&topic.config.partitioner, "partitioner")] {
-            let Some(attachment) = attachment.as_ref().filter(|attachment| attachment.plugin == name) else { continue };
+        for (world, attachment) in topic.config.attachments().filter(|(_, attachment)| attachment.plugin == name) {
             let tried = if compiled.world() == world {
-                compiled.trial(attachment)
+                compiled.trial(attachment, &image.brokers)
             } else {
-                Err(format!("it is a {}, and is attached as a {world}", compiled.world()))
+                Err(format!("it is of the world {}, and is attached as {world}", compiled.world()))
             };
             tried.map_err(|reason| PluginError::Attached {
                 plugin: name.to_owned(),
@@ -292,7 +292,7 @@ pub(super) mod tests {
             Ok(self.0.clone().into_bytes())
         }
 
-        fn trial(&self, attachment: &Attachment) -> Result<(), String> {
+        fn trial(&self, attachment: &Attachment, _: &[Broker]) -> Result<(), String> {
             let config = attachment.config.as_str();
             match self.0.split_once(' ') {
                 Some((_, accepted)) if accepted == config => Ok(()),

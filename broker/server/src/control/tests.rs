@@ -186,6 +186,7 @@ fn a_plugin_is_uploaded_listed_attached_swapped_and_removed() {
         let text = match event {
             ControlEvent::Metadata { image, .. } => format!("{} plugins", image.plugins().count()),
             ControlEvent::Plugin(plugin) => format!("{} {} {}", plugin.name, plugin.version, plugin.compiled.world()),
+            ControlEvent::Readers(_) => "readers".to_owned(),
         };
         sender.send(text).unwrap();
     });

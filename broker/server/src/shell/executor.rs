@@ -20,7 +20,7 @@ use tidegate_records::{
     time::{Instant, Now, Timestamp},
 };
 use tidegate_shard::{
-    ConnectionId, Effect, Effects, Input, Shard, ShardIdentity, ShardSettings, SnapshotDue,
+    ConnectionId, Effect, Effects, Input, PluginLog, Shard, ShardIdentity, ShardSettings, SnapshotDue,
     message::{Ask, Origin, Reply},
 };
 use tidegate_storage::Orphans;
@@ -40,6 +40,7 @@ use crate::{
     metrics::ShardMetrics,
     plugin_log::{KeptLine, PluginLines},
     plugin_runtime,
+    readers::Readers,
 };
 
 /// What storage may add to a batch, with room to spare.
@@ -221,6 +222,7 @@ async fn run(setup: ShardSetup) {
         limits: setup.limits,
         metrics: setup.metrics,
         plugin_lines: setup.plugin_lines,
+        readers: RefCell::new(None),
         open_connections: setup.open_connections,
         inputs: RefCell::default(),
         effects: RefCell::default(),
@@ -264,6 +266,8 @@ pub(crate) struct Core {
     memory: Memory,
     pub(crate) metrics: Arc<ShardMetrics>,
     plugin_lines: Arc<PluginLines>,
+    /// Who reads topics with a retention plugin; none until all groups are known.
+    pub(crate) readers: RefCell<Option<Arc<Readers>>>,
     open_connections: OpenConnections,
     inputs: RefCell<VecDeque<Input>>,
     effects: RefCell<Effects>,
@@ -296,6 +300,28 @@ impl Core {
         self.stopping.get()
     }
 
+    /// Hands what a plugin logged to the broker's log and to who asks for the lines of plugins.
+    pub(crate) fn write_plugin_log(&self, log: &PluginLog) {
+        for line in &log.lines {
+            let (plugin, version, topic, message) = (&log.plugin, log.version, &log.topic, &line.message);
+            match line.level {
+                LogLevel::Error => tracing::error!(plugin, version, topic, "{message}"),
+                LogLevel::Warn => tracing::warn!(plugin, version, topic, "{message}"),
+                LogLevel::Info => tracing::info!(plugin, version, topic, "{message}"),
+                LogLevel::Debug => tracing::debug!(plugin, version, topic, "{message}"),
+            }
+            self.plugin_lines.write(KeptLine {
+                number: 0,
+                time: self.clock.now().wall.0,
+                plugin: plugin.clone(),
+                version,
+                topic: topic.clone(),
+                level: line.level,
+                message: message.clone(),
+            });
+        }
+    }
+
     /// Takes inputs in order, with everything that follows from them at once.
     pub(crate) fn take(self: &Rc<Self>, inputs: impl IntoIterator<Item = Input>) {
         self.inputs.borrow_mut().extend(inputs);
@@ -321,24 +347,7 @@ impl Core {
                 self.metrics.count_error(api as i16, code);
             }
             for log in effects.plugin_logs.drain(..) {
-                for line in &log.lines {
-                    let (plugin, version, topic, message) = (&log.plugin, log.version, &log.topic, &line.message);
-                    match line.level {
-                        LogLevel::Error => tracing::error!(plugin, version, topic, "{message}"),
-                        LogLevel::Warn => tracing::warn!(plugin, version, topic, "{message}"),
-                        LogLevel::Info => tracing::info!(plugin, version, topic, "{message}"),
-                        LogLevel::Debug => tracing::debug!(plugin, version, topic, "{message}"),
-                    }
-                    self.plugin_lines.write(KeptLine {
-                        number: 0,
-                        time: self.clock.now().wall.0,
-                        plugin: plugin.clone(),
-                        version,
-                        topic: topic.clone(),
-                        level: line.level,
-                        message: message.clone(),
-                    });
-                }
+                self.write_plugin_log(&log);
             }
             for effect in effects.list.drain(..) {
                 self.perform(effect);
@@ -731,6 +740,7 @@ async fn letter_loop(core: Rc<Core>, mailbox: Mailbox) {
                     }
                     None => tracing::error!(plugin = plugin.name, "a plugin of another runtime cannot be run here"),
                 },
+                Letter::Readers(readers) => *core.readers.borrow_mut() = Some(readers),
                 Letter::Connection(new) => core.connected(new),
                 Letter::Stop => {
                     core.stopping.set(true);

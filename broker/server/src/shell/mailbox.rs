@@ -6,7 +6,6 @@
 
 use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
-use crate::control::plugins::LoadedPlugin;
 use bytes::Bytes;
 use tidegate_model::metadata::MetadataImage;
 use tidegate_records::ids::ShardId;
@@ -14,6 +13,8 @@ use tidegate_shard::{
     RequestId,
     message::{Ask, Origin, Reply},
 };
+
+use crate::{control::plugins::LoadedPlugin, readers::Readers};
 
 /// One thing for a shard to take in.
 pub enum Letter {
@@ -27,6 +28,8 @@ pub enum Letter {
     Metadata { image: Arc<MetadataImage>, taken: Box<dyn FnOnce() + Send> },
     /// A plugin, or another version of one, is ready; before the metadata that name it.
     Plugin(LoadedPlugin),
+    /// Who reads topics with a retention plugin.
+    Readers(Arc<Readers>),
     /// Finish what is under way, sync, and end.
     Stop,
 }

@@ -14,5 +14,6 @@ pub mod mailbox;
 mod memory;
 pub mod pulse;
 pub mod reporting;
+mod retention;
 mod ring;
 pub mod startup_check;

@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use tidegate_records::ids::TopicPartition;
 
 use super::executor::Core;
-use crate::metrics::{GroupReport, PartitionReport, ShardReport};
+use crate::metrics::{CommittedReport, GroupReport, PartitionReport, ShardReport};
 
 /// How often. Counters are read when the page is asked for; only what has a name is as old as this.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -47,13 +47,20 @@ fn collect(core: &Core) -> ShardReport {
         .map(|(group, state)| GroupReport { group: group.to_owned(), state, committed: Vec::new() })
         .collect();
     groups.sort_by(|left, right| left.group.cmp(&right.group));
-    for (group, topic, partition, offset) in shard.committed_offsets() {
+    for (group, topic, partition, offset, time) in shard.committed_offsets() {
         if let Ok(found) = groups.binary_search_by(|known| known.group.as_str().cmp(group)) {
-            groups[found].committed.push((topic.to_owned(), partition.0, offset.0));
+            let committed =
+                CommittedReport { topic: topic.to_owned(), partition: partition.0, offset: offset.0, time: time.0 };
+            groups[found].committed.push(committed);
         }
     }
-    let attachments = shard.attachments().collect();
-    ShardReport { shard: core.shard_id().0, partitions: partitions.collect(), groups, attachments }
+    ShardReport {
+        shard: core.shard_id().0,
+        partitions: partitions.collect(),
+        groups,
+        groups_are_loaded: shard.groups_are_loaded(),
+        attachments: shard.attachments().collect(),
+    }
 }
 
 /// Time that this thread has run, in nanoseconds: sleeping in the kernel is not in it.

@@ -3,7 +3,7 @@
 //! `begin` checks every batch on the shard that received it, lets plugins route those of routed topics, and sends each owner its
 //! parts in one message; `finish` answers when every part's commit rule holds. The partitions of a request succeed or fail one by one.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use kafka_protocol::{
     ResponseError,
@@ -13,16 +13,17 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use tidegate_model::partition::{CommitRule, producers};
+use tidegate_model::partition::producers;
 use tidegate_records::{
     ids::{PartitionIndex, ProducerId, ShardId, TopicPartition},
-    time::Now,
+    time::{Instant, Now},
 };
 
 use super::{Work as AnyWork, code};
 use crate::{
     error::PartitionError,
     message::{Ask, ProduceAsk, ProduceItem, ProducedItem},
+    plugins::{Checked, Sent},
     request::Request,
     shard::{Effect, Effects, Shard},
 };
@@ -46,7 +47,10 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: Produce
     let acks = body.acks;
     let mut work = Work { topics: Vec::with_capacity(body.topic_data.len()), places: Vec::new(), awaiting: 0, acks };
     let refusal = refusal_of_request(&body);
-    let mut asks: Vec<Vec<ProduceItem>> = (0..shard.identity.shards).map(|_| Vec::new()).collect();
+    let timeout = if body.timeout_ms > 0 { body.timeout_ms } else { shard.settings.request_timeout_ms };
+    let timeout = Duration::from_millis(timeout as u64);
+    // One for each owner, and one more where a plugin gives a batch less time.
+    let mut asks: BTreeMap<(u16, Instant), Vec<ProduceItem>> = BTreeMap::new();
     for topic in body.topic_data {
         let image = shard.image.topic(&topic.name.0).cloned();
         let mut response = TopicProduceResponse::default().with_name(topic.name);
@@ -69,14 +73,16 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: Produce
                     if image.config.is_log_append_time() {
                         answer.log_append_time_ms = now.wall.0;
                     }
-                    shard.check_and_route(now, &request, image, sent_to, data.records, index)
+                    let sent = Sent { to: sent_to, records: data.records, acks, index };
+                    shard.check_and_route(now, &request, image, sent)
                 }
                 (None, _) => Err(PartitionError::UnknownTopicOrPartition),
             };
             match checked {
-                Ok(items) => {
+                Ok(Checked { items, within }) => {
+                    let deadline = now.instant + within.map_or(timeout, |within| within.min(timeout));
                     for item in items {
-                        asks[usize::from(shard.owner(item.partition).0)].push(item);
+                        asks.entry((shard.owner(item.partition).0, deadline)).or_default().push(item);
                     }
                 }
                 Err(error) => set_error(&mut answer, &error),
@@ -85,20 +91,17 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: Produce
         }
         work.topics.push(response);
     }
-    work.awaiting = asks.iter().filter(|items| !items.is_empty()).count();
+    work.awaiting = asks.len();
     if work.awaiting == 0 {
         return respond(shard, now, &request, work, effects);
     }
-    let timeout = if body.timeout_ms > 0 { body.timeout_ms } else { shard.settings.request_timeout_ms };
-    let deadline = now.instant + Duration::from_millis(timeout as u64);
-    let rule = if acks == 1 || acks == 0 { CommitRule::LeaderDurable } else { CommitRule::AllInSync };
     let id = request.id;
-    let owners = asks.iter().enumerate().filter(|(_, items)| !items.is_empty());
-    let owners: Vec<ShardId> = owners.map(|(owner, _)| ShardId(owner as u16)).collect();
+    let mut owners: Vec<ShardId> = asks.keys().map(|(owner, _)| ShardId(*owner)).collect();
+    owners.dedup();
     shard.note_owners(request.connection, &owners, effects);
     shard.park(request, AnyWork::Produce(work));
-    for (owner, items) in asks.into_iter().enumerate().filter(|(_, items)| !items.is_empty()) {
-        shard.ask(now, ShardId(owner as u16), id, Ask::Produce(ProduceAsk { items, rule, deadline }), effects);
+    for ((owner, deadline), items) in asks {
+        shard.ask(now, ShardId(owner), id, Ask::Produce(ProduceAsk { items, deadline }), effects);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tidegate_model::{metadata::MetadataImage, topic_config::Attachment};
+use tidegate_plugin_host::sandbox::Series;
 use tidegate_records::ids::TopicId;
 
 use super::fault::FaultKind;
@@ -36,6 +37,9 @@ pub struct AttachmentCounts {
     /// Records to which the policy for failures was applied.
     pub bypassed: u64,
     pub dead_lettered: u64,
+    /// Records that a retention policy had deleted, with all before them, or erased from segments.
+    pub deleted: u64,
+    pub erased: u64,
     /// Bytes of linear memory that the instance has.
     pub memory_bytes: u64,
 }
@@ -43,7 +47,7 @@ pub struct AttachmentCounts {
 impl AttachmentCounts {
     /// Every count with its name, as tools show it.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, u64); 17] {
+    pub fn named(&self) -> [(&'static str, u64); 19] {
         [
             ("calls", self.calls),
             ("records", self.records),
@@ -61,6 +65,8 @@ impl AttachmentCounts {
             ("alternate", self.alternate),
             ("bypassed", self.bypassed),
             ("dead_lettered", self.dead_lettered),
+            ("deleted", self.deleted),
+            ("erased", self.erased),
             ("memory_bytes", self.memory_bytes),
         ]
     }
@@ -83,6 +89,8 @@ impl AttachmentCounts {
         self.alternate += other.alternate;
         self.bypassed += other.bypassed;
         self.dead_lettered += other.dead_lettered;
+        self.deleted += other.deleted;
+        self.erased += other.erased;
         self.memory_bytes += other.memory_bytes;
     }
 
@@ -106,21 +114,25 @@ impl AttachmentCounts {
 }
 
 /// The counts of an attachment, with its names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AttachmentReport {
     pub topic: String,
-    /// `router` or `partitioner`.
+    /// `router`, `partitioner`, `ack` or `retention`.
     pub world: &'static str,
     pub plugin: String,
     /// The version that was called last.
     pub version: u32,
     pub counts: AttachmentCounts,
+    /// What its instance on this shard measured by itself, since it was opened.
+    pub series: Vec<Series>,
 }
 
 struct Counted {
     plugin: String,
     version: u32,
     counts: AttachmentCounts,
+    /// Of an instance that is gone; one that lives has its own.
+    series: Vec<Series>,
 }
 
 /// The attachments of one world.
@@ -135,7 +147,12 @@ impl Counts {
         attachment: &Attachment,
         version: Option<u32>,
     ) -> &mut AttachmentCounts {
-        let new = || Counted { plugin: attachment.plugin.clone(), version: 0, counts: AttachmentCounts::default() };
+        let new = || Counted {
+            plugin: attachment.plugin.clone(),
+            version: 0,
+            counts: AttachmentCounts::default(),
+            series: Vec::new(),
+        };
         let counted = self.0.entry(topic).or_insert_with(new);
         if counted.plugin != attachment.plugin {
             *counted = new();
@@ -148,11 +165,30 @@ impl Counts {
         self.0.retain(|topic, _| exists(*topic));
     }
 
-    pub(super) fn reports(&self, world: &'static str, image: &MetadataImage) -> impl Iterator<Item = AttachmentReport> {
+    /// What an instance that is gone measured.
+    pub(super) fn keep_series(&mut self, topic: TopicId, series: Vec<Series>) {
+        if let Some(counted) = self.0.get_mut(&topic) {
+            counted.series = series;
+        }
+    }
+
+    /// `series` gives those of a topic's instance, where it lives.
+    pub(super) fn reports<'a>(
+        &'a self,
+        world: &'static str,
+        image: &'a MetadataImage,
+        series: impl Fn(TopicId) -> Option<&'a [Series]> + 'a,
+    ) -> impl Iterator<Item = AttachmentReport> + 'a {
         self.0.iter().filter_map(move |(topic, counted)| {
-            let topic = image.topic_by_id(*topic)?.name.clone();
-            let (plugin, version, counts) = (counted.plugin.clone(), counted.version, counted.counts);
-            Some(AttachmentReport { topic, world, plugin, version, counts })
+            let name = image.topic_by_id(*topic)?.name.clone();
+            Some(AttachmentReport {
+                topic: name,
+                world,
+                plugin: counted.plugin.clone(),
+                version: counted.version,
+                counts: counted.counts,
+                series: series(*topic).unwrap_or(&counted.series).to_vec(),
+            })
         })
     }
 }

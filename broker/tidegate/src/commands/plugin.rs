@@ -190,7 +190,7 @@ impl PluginArgs {
                 if json.json {
                     return output::json(out, &plugin);
                 }
-                writeln!(out, "deployed {} version {}, a {}", plugin.name, plugin.version, plugin.world)?;
+                writeln!(out, "deployed {} version {}, {}", plugin.name, plugin.version, a_plugin(&plugin.world))?;
                 if plugin.topics.is_empty() {
                     let name = &plugin.name;
                     writeln!(
@@ -246,7 +246,12 @@ fn build(folder: &Path, debug: bool, path_only: bool, json: Json, out: &mut dyn 
     if path_only {
         return Ok(writeln!(out, "{path}")?);
     }
-    writeln!(out, "built {path}, a {} ({})", component.world.name(), output::bytes(component.bytes.len() as u64))?;
+    writeln!(
+        out,
+        "built {path}, {} ({})",
+        a_plugin(component.world.name()),
+        output::bytes(component.bytes.len() as u64)
+    )?;
     Ok(writeln!(out, "deploy it with: tidegate plugin deploy NAME {path}")?)
 }
 
@@ -418,5 +423,14 @@ impl Admin {
         let token = text.lines().next().unwrap_or_default().trim();
         anyhow::ensure!(!token.is_empty(), "the first line of {} is empty, and should be the secret", file.display());
         Ok(Some(token.to_owned()))
+    }
+}
+
+/// What a plugin of a world is called.
+fn a_plugin(world: &str) -> String {
+    match world {
+        "ack" => "an acknowledgement hook".to_owned(),
+        "retention" => "a retention policy".to_owned(),
+        other => format!("a {other}"),
     }
 }

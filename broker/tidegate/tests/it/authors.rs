@@ -124,6 +124,22 @@ fn a_new_partitioner_builds_and_its_tests_pass() {
 }
 
 #[test]
+fn new_hooks_and_policies_build_and_do_what_their_readme_says() {
+    for (kind, what) in [("ack", "an acknowledgement hook"), ("retention", "a retention policy")] {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        tidegate(folder.path(), &["plugin", "new", "mine", "--kind", kind]);
+        output(shell("cd mine && cargo test", folder.path()));
+        let test = "cd mine && tidegate plugin test . --records records.jsonl --config-file config.json --expect expected.jsonl";
+        assert_eq!(output(shell(test, folder.path())), "2 records went where they should\n");
+        let built = output(shell("tidegate plugin build mine", folder.path()));
+        assert!(built.contains(what), "{built}");
+        let bench = "tidegate plugin bench mine --config-file mine/config.json --json";
+        let measured: Vec<Value> = serde_json::from_str(&output(shell(bench, folder.path()))).expect("JSON");
+        assert!(measured.iter().all(|one| one["no_op_ns_per_record"].as_f64().is_some_and(|cost| cost > 0.0)));
+    }
+}
+
+#[test]
 fn a_plugin_is_tried_without_writing_anything() {
     let broker = Broker::start();
     let folder = repository();

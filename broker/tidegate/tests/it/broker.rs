@@ -3,9 +3,10 @@
 use std::{
     fs::File,
     io::{BufRead as _, BufReader, Read as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use tempfile::TempDir;
@@ -22,6 +23,22 @@ pub(crate) struct Broker {
     environment: Vec<(&'static str, PathBuf)>,
     pub(crate) kafka: String,
     pub(crate) admin: String,
+}
+
+/// A port for a broker that comes back on it: free, and below those that the system gives to clients' ends of connections, of which one may be in
+/// the way after a restart.
+fn lasting_port() -> u16 {
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let of_process = std::process::id().wrapping_mul(97);
+    loop {
+        let next = of_process.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = (FIRST + next % COUNT) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl Broker {
@@ -71,7 +88,7 @@ impl Broker {
             kafka: String::new(),
             admin: String::new(),
         };
-        broker.spawn("127.0.0.1:0");
+        broker.spawn(&format!("127.0.0.1:{}", lasting_port()));
         broker
     }
 

@@ -28,7 +28,7 @@ fn built(folder: &str) -> String {
 fn broker() -> Broker {
     // Long enough that only a loop meets it, however busy the machine is.
     let broker = Broker::start_configured("\"plugin.deadline.ms\" = 1000\n", &[], None);
-    deploy(&broker, "hostile", &built("broker/plugin-host/tests/guests"));
+    deploy(&broker, "hostile", &built("broker/plugin-host/tests/guests/router"));
     for topic in ["one", "two", "three", "letters", "rest"] {
         create_topic(&broker, topic, 1, &[]);
     }
@@ -189,6 +189,33 @@ fn a_failing_router_can_be_bypassed_and_by_default_refuses() {
     routed(&broker, "words", "fail", &[]);
     assert_eq!(send(&broker, "words", &["a"]), Err(RDKafkaErrorCode::InvalidRecord));
     assert_eq!((end(&broker, "closed"), end(&broker, "words")), (0, 0));
+}
+
+/// Counters, gauges and histograms of a plugin's own, whatever becomes of the call in which it counts.
+#[test]
+fn what_a_plugin_measures_is_on_the_metrics_page() {
+    let broker = broker();
+    routed(&broker, "measured", "measure", &[("tidegate.router.on.failure", "bypass")]);
+    send(&broker, "measured", &["a"]).expect("bypassed");
+    let page = loop {
+        let (_, page) = broker.get("/metrics");
+        if page.contains("tidegate_plugin_own_seen_total{") {
+            break page;
+        }
+        std::thread::yield_now();
+    };
+    let value = |name: &str, label: &str| {
+        let line = page.lines().find(|line| line.starts_with(&format!("{name}{{")) && line.contains(label));
+        let line = line.unwrap_or_else(|| panic!("{name} with {label} is not on the page"));
+        assert!(line.contains(r#"plugin="hostile",topic="measured",world="router",shard=""#), "{line}");
+        line.rsplit(' ').next().expect("a value").to_owned()
+    };
+    assert_eq!(value("tidegate_plugin_own_seen_total", "\"}"), "5");
+    assert_eq!(value("tidegate_plugin_own_seen_total", "a=\"b\""), "1");
+    assert_eq!(value("tidegate_plugin_own_level", ""), "0.5");
+    assert_eq!(value("tidegate_plugin_own_size_count", ""), "5");
+    // 0, 3 and 4; 5 is in the next one.
+    assert_eq!(value("tidegate_plugin_own_size_bucket", "le=\"4.0\""), "3");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! One binary for all of it, so that it is linked once. Clients that are not installed are skipped, saying so; with
 //! `TIDEGATE_REQUIRE_CLIENTS=1` they are an error. See README.md beside this file.
 
+mod acknowledging;
 mod admin;
 mod authors;
 mod broker;
@@ -23,6 +24,7 @@ mod plugins;
 mod proxy;
 mod rabbitmq;
 mod raw;
+mod retention;
 mod routed;
 mod serve;
 mod tidy;

@@ -50,7 +50,7 @@ const SETTINGS: &str = "\"plugin.deadline.ms\" = 5000\n";
 
 /// The router that does what it is told, and a partitioner: their files.
 pub(crate) static PLUGINS: LazyLock<[String; 2]> = LazyLock::new(|| {
-    ["broker/plugin-host/tests/guests", "plugins/partitioner-murmur2"].map(|folder| {
+    ["broker/plugin-host/tests/guests/router", "plugins/partitioner-murmur2"].map(|folder| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
         let built =
             build_component(&folder, Profile::Release, Progress::Quiet).unwrap_or_else(|error| panic!("{error}"));
@@ -76,7 +76,7 @@ fn prepare(broker: &Broker, order: &str) {
     create_topic(broker, "source", partitions, &[("tidegate.router", "router"), ("tidegate.router.config", order)]);
 }
 
-/// Where the router sends a number: see `scatter` in `broker/plugin-host/tests/guests`.
+/// Where the router sends a number: see `scatter` in `broker/plugin-host/tests/guests/router`.
 fn destinations(number: u64) -> &'static [&'static str] {
     match number % 4 {
         0 => &["one"],

@@ -24,7 +24,7 @@ fn part(to: TopicPartition, sequence: i32) -> ProduceItem {
     let (bytes, header) = builder.build();
     let producer = Producer { id, epoch: ProducerEpoch(0), base_sequence: Sequence(sequence) };
     let (bytes, header) = with_producer(&bytes, &header, Some(producer));
-    ProduceItem { index: 0, partition: to, bytes, header }
+    ProduceItem { index: 0, partition: to, bytes, header, rule: CommitRule::LEADER_DURABLE }
 }
 
 /// The first part is refused because storage has no room, the second finds room: were it taken, the retry of the first would be
@@ -46,7 +46,7 @@ fn a_part_waits_for_those_before_it_that_were_refused() {
         // From another shard, so that the answer is an effect.
         let origin = Origin { shard: ShardId(1), request: RequestId(requests) };
         let items = vec![part(to, sequence)];
-        let ask = ProduceAsk { items, rule: CommitRule::LeaderDurable, deadline: Instant(u64::MAX) };
+        let ask = ProduceAsk { items, deadline: Instant(u64::MAX) };
         shard.step(now, Input::Asked { origin, ask: Ask::Produce(ask) }, &mut effects);
         let mut appended = None;
         let mut code = None;

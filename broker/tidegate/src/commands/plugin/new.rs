@@ -43,6 +43,10 @@ enum Kind {
     Router,
     /// Which partition of its topic a record goes to
     Partitioner,
+    /// Whether a batch is taken, and when its write counts as acknowledged
+    Ack,
+    /// How long records are kept, and which are erased
+    Retention,
 }
 
 const GITIGNORE: &str = "/target\n";
@@ -70,6 +74,27 @@ const RUST_PARTITIONER: &[Template] = &[
     (".gitignore", GITIGNORE),
 ];
 
+const RUST_ACK: &[Template] = &[
+    ("src/lib.rs", include_str!("../../../templates/rust/ack.rs")),
+    ("README.md", include_str!("../../../templates/rust/ack.md")),
+    ("config.json", "{ \"owners\": [\"payments\", \"shop\"] }\n"),
+    (
+        "records.jsonl",
+        "{ \"key\": \"1\", \"value\": \"a\", \"headers\": { \"owner\": \"shop\" } }\n{ \"key\": \"2\", \"value\": \"b\" }\n",
+    ),
+    ("expected.jsonl", "{ \"accepted\": \"as asked\" }\n{ \"rejected\": \"the header 'owner' is missing\" }\n"),
+    (".gitignore", GITIGNORE),
+];
+
+const RUST_RETENTION: &[Template] = &[
+    ("src/lib.rs", include_str!("../../../templates/rust/retention.rs")),
+    ("README.md", include_str!("../../../templates/rust/retention.md")),
+    ("config.json", "{ \"groups\": [\"billing\"], \"at_most_days\": 30, \"erase\": [\"customer-7\"] }\n"),
+    ("records.jsonl", "{ \"key\": \"customer-1\", \"value\": \"a\" }\n{ \"key\": \"customer-7\", \"value\": \"b\" }\n"),
+    ("expected.jsonl", "{ \"kept\": true }\n{ \"kept\": false }\n"),
+    (".gitignore", GITIGNORE),
+];
+
 impl New {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let name = &self.name;
@@ -87,6 +112,8 @@ impl New {
         let (description, files) = match self.kind {
             Kind::Router => ("Sends the records of each region to a topic of their own", RUST_ROUTER),
             Kind::Partitioner => ("Keeps the records of a customer on one partition", RUST_PARTITIONER),
+            Kind::Ack => ("Takes records of known owners only", RUST_ACK),
+            Kind::Retention => ("Keeps records until they were consumed, and erases some keys", RUST_RETENTION),
         };
         project::write_rust(&folder, name, description, &sdk, files)
             .with_context(|| format!("{} is not complete", folder.display()))?;

@@ -80,6 +80,8 @@ pub(super) fn write_no_op(folder: &Path, name: &str, world: World) -> anyhow::Re
     let source = match world {
         World::Router => include_str!("../../../templates/rust/no_op_router.rs"),
         World::Partitioner => include_str!("../../../templates/rust/no_op_partitioner.rs"),
+        World::Ack => include_str!("../../../templates/rust/no_op_ack.rs"),
+        World::Retention => include_str!("../../../templates/rust/no_op_eraser.rs"),
     };
     write_rust(folder, name, "Does nothing", &Sdk::Included, &[("src/lib.rs", source)])
 }

@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_plugin_host::{
-    CallError, Compiled, Component, Context, Engine, EngineConfig, Limits, Needs, Partitioner, Rejection, Router,
-    TopicInfo, World,
+    AckHook, CallError, Compiled, Component, Context, Engine, EngineConfig, Filter, Limits, Needs, Partitioner,
+    Rejection, Retention, Router, TopicInfo, World,
+    ack::{Acks, Arrival, Decision, Decisions, Replica},
     build::{Profile, Progress, build_component},
     compile,
     component::{COMPONENT_BYTES_MAX, inspect},
@@ -30,6 +31,10 @@ pub(super) enum Outcome {
     /// To these topics; none: it is dropped.
     To(Vec<Place>),
     Partition(u32),
+    /// An acknowledgement hook lets it through, and its write counts then.
+    Accepted(String),
+    /// Whether a retention policy keeps it where its segment is rewritten.
+    Kept(bool),
     /// It is refused, in the plugin's words.
     Rejected(String),
 }
@@ -118,6 +123,14 @@ impl Loaded {
         let opened = match self.component.world {
             World::Router => Router::open(&self.compiled, config, &limits).map(Opened::Router),
             World::Partitioner => Partitioner::open(&self.compiled, config, &limits).map(Opened::Partitioner),
+            World::Ack => AckHook::open(&self.compiled, config, &limits).map(Opened::Ack),
+            World::Retention => match Retention::open(&self.compiled, config, &limits) {
+                Ok(policy) if !policy.filters() => anyhow::bail!(
+                    "this retention policy is asked about segments and not about records: test it natively (cargo test)"
+                ),
+                Ok(_) => Filter::open(&self.compiled, config, &limits).map(Opened::Filter),
+                Err(error) => Err(error),
+            },
         };
         opened.context("the plugin does not open with this configuration")
     }
@@ -136,6 +149,8 @@ pub(super) fn limits() -> Limits {
 pub(super) enum Opened {
     Router(Router),
     Partitioner(Partitioner),
+    Ack(AckHook),
+    Filter(Filter),
 }
 
 impl Opened {
@@ -143,6 +158,8 @@ impl Opened {
         match self {
             Self::Router(router) => router.needs(),
             Self::Partitioner(partitioner) => partitioner.needs(),
+            Self::Ack(hook) => hook.needs(),
+            Self::Filter(filter) => filter.needs(),
         }
     }
 
@@ -155,7 +172,7 @@ impl Opened {
             keys: wanted.keys.then(|| column(&|record| record.key.clone())),
             values: wanted.values.then(|| column(&|record| record.value.clone())),
             timestamps: wanted.timestamps.then(|| records.iter().map(|record| record.timestamp.unwrap_or(0)).collect()),
-            offsets: None,
+            offsets: matches!(self, Self::Filter(_)).then(|| (0..records.len() as i64).collect()),
             headers: wanted
                 .headers
                 .iter()
@@ -175,6 +192,8 @@ impl Opened {
         match self {
             Self::Router(router) => router.route(&topic, columns, &[context]).map(drop),
             Self::Partitioner(partitioner) => partitioner.partition(&topic, columns, &[context]).map(drop),
+            Self::Ack(hook) => hook.decide(&topic, columns, &[context], &[ARRIVAL]).map(drop),
+            Self::Filter(filter) => filter.keep(&topic, 0, columns, context.now.0).map(drop),
         }
     }
 
@@ -201,6 +220,12 @@ impl Opened {
                 let placed = placement.partitions.into_iter().map(Outcome::Partition).collect();
                 Ok(with_rejections(placed, placement.rejected))
             }
+            Self::Ack(hook) => Ok(acknowledged(hook.decide(&topic, &columns, &[context], &[ARRIVAL])?, records.len())),
+            Self::Filter(filter) => {
+                let kept = filter.keep(&topic, 0, &columns, context.now.0)?;
+                let of_record = |record: usize| Outcome::Kept(kept[record / 64] >> (record % 64) & 1 == 1);
+                Ok((0..records.len()).map(of_record).collect())
+            }
         }
     }
 
@@ -209,12 +234,37 @@ impl Opened {
         let log = match self {
             Self::Router(router) => router.take_log(),
             Self::Partitioner(partitioner) => partitioner.take_log(),
+            Self::Ack(hook) => hook.take_log(),
+            Self::Filter(filter) => filter.take_log(),
         };
         log.lines
             .into_iter()
             .map(|line| format!("{}: {}", format!("{:?}", line.level).to_lowercase(), line.message))
             .collect()
     }
+}
+
+/// A batch as a hook is told of it here: of a producer that wants all replicas, of which there is one. Its size is that of a header.
+const ARRIVAL: Arrival<'static> = Arrival {
+    partition: 0,
+    bytes: 61,
+    acks: Acks::All,
+    min_in_sync: 1,
+    replicas: &[Replica { broker: 1, rack: None, in_sync: true, behind: 0 }],
+};
+
+/// What a hook says of one batch, record by record.
+fn acknowledged(decided: Decisions, records: usize) -> Vec<Outcome> {
+    let words = match decided.decisions.into_iter().next() {
+        Some(Decision::Refuse(refusal)) => return vec![Outcome::Rejected(refusal.message); records],
+        None | Some(Decision::AsAsked) => "as asked".to_owned(),
+        Some(Decision::Appended) => "appended".to_owned(),
+        Some(Decision::LeaderDurable) => "leader durable".to_owned(),
+        Some(Decision::MinInSync) => "min in sync".to_owned(),
+        Some(Decision::AllInSync) => "all in sync".to_owned(),
+        Some(Decision::Until(copies)) => format!("{} copies in {} racks", copies.count, copies.racks.max(1)),
+    };
+    with_rejections(vec![Outcome::Accepted(words); records], decided.rejected)
 }
 
 fn topic(around: &Surroundings) -> TopicInfo<'_> {

@@ -63,8 +63,9 @@ impl Configuration {
 /// Ask a plugin about records, in the sandbox but without a broker, and print where each goes
 ///
 /// A record is a line of JSON, as `tidegate consume --format json` prints it: {"key": "a", "value": "b", "headers": {"h": "1"}}. A router's
-/// answer is {"to": ["orders-eu", "audit/3"]} (a topic, or a topic and a partition), a partitioner's {"partition": 3}; a record that
-/// is refused has {"rejected": "why"}.
+/// answer is {"to": ["orders-eu", "audit/3"]} (a topic, or a topic and a partition), a partitioner's {"partition": 3}, an
+/// acknowledgement hook's {"accepted": "as asked"}, that of a retention policy that erases {"kept": true}; a record that is refused has
+/// {"rejected": "why"}.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -201,6 +202,9 @@ pub(super) fn in_words(outcome: &Outcome) -> String {
         Outcome::To(places) if places.is_empty() => "nowhere: it is dropped".to_owned(),
         Outcome::To(places) => places.iter().cloned().map(String::from).collect::<Vec<_>>().join(", "),
         Outcome::Partition(partition) => format!("partition {partition}"),
+        Outcome::Accepted(when) => format!("accepted: {when}"),
+        Outcome::Kept(true) => "kept".to_owned(),
+        Outcome::Kept(false) => "erased".to_owned(),
         Outcome::Rejected(reason) => format!("rejected: {reason}"),
     }
 }
@@ -270,7 +274,7 @@ fn read_expected(file: &Path) -> anyhow::Result<Vec<Expected>> {
         for value in values {
             let one = serde_json::from_value(value).with_context(|| {
                 format!(
-                    "{}, expectation {}: it is {{\"to\": [...]}}, {{\"partition\": N}} or {{\"rejected\": \"...\"}}",
+                    "{}, expectation {}: it is {{\"to\": [...]}}, {{\"partition\": N}}, {{\"accepted\": \"...\"}}, {{\"kept\": true}} or {{\"rejected\": \"...\"}}",
                     file.display(),
                     expected.len()
                 )

@@ -70,6 +70,8 @@ pub(super) struct Try {
 struct Tried {
     topic: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    ack: Option<Asked>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     router: Option<Asked>,
     /// The reason, where the record would be refused.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,6 +92,8 @@ struct Asked {
 struct Destination {
     topic: String,
     exists: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ack: Option<Asked>,
     /// None: the one that the producer chooses, modulo the number of partitions where the record goes to another topic.
     partition: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,7 +111,16 @@ impl Try {
         let mut cluster = self.bootstrap.connect()?;
         let engine = engine()?;
         let partitions = cluster.topic(&self.topic, Absent::Error)?.partitions.len() as u32;
-        let mut tried = Tried { topic: self.topic.clone(), router: None, rejected: None, destinations: Vec::new() };
+        let mut tried =
+            Tried { topic: self.topic.clone(), ack: None, router: None, rejected: None, destinations: Vec::new() };
+        if let Some(hook) = attached(&mut cluster, &self.topic, "ack")? {
+            let (asked, outcome) = self.ask(&engine, &hook, &self.topic, partitions)?;
+            tried.ack = Some(asked);
+            if let Outcome::Rejected(reason) = outcome {
+                tried.rejected = Some(reason);
+                return if self.json.json { output::json(out, &tried) } else { tried.show(out) };
+            }
+        }
         let places = match attached(&mut cluster, &self.topic, "router")? {
             None => vec![Place { topic: self.topic.clone(), partition: None }],
             Some(router) => {
@@ -125,7 +138,7 @@ impl Try {
                         tried.rejected = Some(reason);
                         Vec::new()
                     }
-                    Outcome::Partition(_) => Vec::new(),
+                    Outcome::Partition(_) | Outcome::Accepted(_) | Outcome::Kept(_) => Vec::new(),
                 }
             }
         };
@@ -146,7 +159,7 @@ impl Try {
         place: Place,
     ) -> anyhow::Result<Result<Destination, String>> {
         let Place { topic, partition } = place;
-        let mut destination = Destination { topic, exists: true, partition, partitioner: None };
+        let mut destination = Destination { topic, exists: true, ack: None, partition, partitioner: None };
         let partitions = match cluster.topic(&destination.topic, Absent::Error) {
             Ok(topic) => topic.partitions.len() as u32,
             Err(error) if error.code() == Some(ResponseError::UnknownTopicOrPartition) => {
@@ -163,7 +176,16 @@ impl Try {
             match outcome {
                 Outcome::Partition(partition) => destination.partition = Some(partition),
                 Outcome::Rejected(reason) => return Ok(Err(reason)),
-                Outcome::To(_) => {}
+                Outcome::To(_) | Outcome::Accepted(_) | Outcome::Kept(_) => {}
+            }
+        }
+        if destination.topic != self.topic
+            && let Some(hook) = attached(cluster, &destination.topic, "ack")?
+        {
+            let (asked, outcome) = self.ask(engine, &hook, &destination.topic, partitions)?;
+            destination.ack = Some(asked);
+            if let Outcome::Rejected(reason) = outcome {
+                return Ok(Err(reason));
             }
         }
         Ok(Ok(destination))
@@ -221,6 +243,9 @@ impl Try {
 
 impl Tried {
     fn show(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        if let Some(hook) = &self.ack {
+            hook.show("ack", out)?;
+        }
         match &self.router {
             None => writeln!(out, "topic {} has no router", self.topic)?,
             Some(router) => router.show("router", out)?,
@@ -243,6 +268,9 @@ impl Tried {
             }
             if let Some(partitioner) = &destination.partitioner {
                 partitioner.show("partitioner", out)?;
+            }
+            if let Some(hook) = &destination.ack {
+                hook.show("ack", out)?;
             }
         }
         Ok(())

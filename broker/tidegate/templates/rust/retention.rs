@@ -1,0 +1,99 @@
+//! A retention policy: it says how long records are kept, and which are erased before that.
+
+use tidegate_sdk::{
+    Error, Failure, Setup,
+    retention::{Eraser, Kept, Retention, Stored, Topic, Verdicts},
+};
+
+/// What `tidegate.retention.config` says, as JSON.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Consumer groups that must have consumed a record before it is deleted.
+    groups: Vec<String>,
+    /// However far these groups are, nothing is kept for longer.
+    at_most_days: Option<u32>,
+    /// Keys whose records are erased wherever they are.
+    #[serde(default)]
+    erase: Vec<String>,
+}
+
+/// Keeps records until some groups have consumed them, and erases some keys.
+pub struct UntilConsumed {
+    config: Config,
+}
+
+impl Retention for UntilConsumed {
+    type Config = Config;
+    const EXAMPLE: &str = r#"{ "groups": ["billing"], "at_most_days": 30, "erase": ["customer-7"] }"#;
+
+    fn open(config: Config, setup: &mut Setup) -> Result<Self, Error> {
+        // For `keep`; `evaluate` sees no records.
+        setup.read_keys();
+        Ok(Self { config })
+    }
+
+    fn evaluate(&mut self, topic: &Topic<'_>, verdicts: &mut Verdicts) -> Result<(), Failure> {
+        let oldest = self.config.at_most_days.map(|days| topic.now - i64::from(days) * 24 * 60 * 60 * 1000);
+        for log in topic.logs {
+            let position = |group: &String| {
+                let reader = log.readers.iter().find(|reader| reader.group == *group);
+                reader.map_or(log.start_offset, |reader| reader.committed)
+            };
+            let consumed = self.config.groups.iter().map(position).min().unwrap_or(log.start_offset);
+            let expired = log.segments.iter().take_while(|segment| oldest.is_some_and(|oldest| segment.max_timestamp < oldest));
+            verdicts.delete_before(expired.map(|segment| segment.next_offset).last().unwrap_or(0).max(consumed));
+            if !self.config.erase.is_empty() {
+                (0..log.segments.len()).for_each(|segment| verdicts.rewrite(segment));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Eraser for UntilConsumed {
+    fn keep(&mut self, stored: &Stored<'_>, kept: &mut Kept) -> Result<(), Failure> {
+        for key in stored.batch.keys() {
+            let erased = key.is_some_and(|key| self.config.erase.iter().any(|erased| erased.as_bytes() == key));
+            if erased { kept.erase() } else { kept.keep() }
+        }
+        Ok(())
+    }
+}
+
+tidegate_sdk::export!(eraser: UntilConsumed);
+
+#[cfg(test)]
+mod tests {
+    use tidegate_sdk::{
+        retention::{PartitionLog, Reader, Segment},
+        testkit::{open_retention, record},
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_all_groups_have_consumed_goes() {
+        let mut policy = open_retention::<UntilConsumed>(r#"{ "groups": ["a", "b"] }"#).expect("it opens");
+        let reader = |group: &str, committed| Reader { group: group.to_owned(), committed, idle_ms: 0 };
+        let segment = Segment { base_offset: 0, next_offset: 100, max_timestamp: 0, bytes: 1000 };
+        let log = |readers| PartitionLog {
+            partition: 0,
+            start_offset: 0,
+            high_watermark: 120,
+            segments: vec![segment],
+            readers,
+        };
+        let judged = policy.evaluate(&[log(vec![reader("a", 70), reader("b", 40)]), log(vec![reader("a", 70)])]);
+        let before: Vec<i64> = judged.expect("it answers").iter().map(|verdict| verdict.delete_before).collect();
+        // A group that has committed nothing still wants everything.
+        assert_eq!(before, [40, 0]);
+    }
+
+    #[test]
+    fn records_with_erased_keys_go() {
+        let mut policy = open_retention::<UntilConsumed>(UntilConsumed::EXAMPLE).expect("the example opens");
+        let kept = policy.keep(&[record().key("customer-1"), record().key("customer-7"), record()]);
+        assert_eq!(kept, Ok(vec![true, false, true]));
+    }
+}
