@@ -256,7 +256,10 @@ fn start_shards(
     let clock = Clock::start();
     let disk =
         DiskOptions { root: directory.path().to_path_buf(), one_flush_for_all_files: report.one_flush_for_all_files };
-    let prepared = executor::prepare(&control.image, control.deleted_topics.clone(), &disk, &log, shards, &metrics[0])
+    let pulse = Pulse::start()
+        .map_err(|source| ServeError::System { what: "the thread that wakes shards cannot be started", source })?;
+    let deleted = control.deleted_topics.clone();
+    let prepared = executor::prepare(&control.image, deleted, &disk, &log, shards, &metrics[0], &pulse)
         .map_err(|reason| ServeError::Shard { shard: 0, reason })?;
     if prepared.drained {
         tracing::info!(shards, "the number of shards has changed: emptied the journals of the old ones");
@@ -271,13 +274,18 @@ fn start_shards(
              older than the topic; if the records are not wanted, delete the directory"
         );
     }
+    for shard in &prepared.missing_journals {
+        tracing::warn!(
+            directory = %format!("shard-{shard}"),
+            "the journal of this shard is missing: what was acknowledged and not in a segment yet is gone with it. If there was one and it was not \
+             moved away on purpose, stop the broker and restore the directory from a copy"
+        );
+    }
     let handle = control.handle.clone();
     let reports = control.handle.clone();
     let report_to: Report = Arc::new(move |found| reports.report(found));
     let propose: Propose = Arc::new(move |change, answer| handle.propose(change, answer));
     let fatal: Arc<dyn Fn(String) + Send + Sync> = Arc::new(move |reason| drop(fatal.send(reason)));
-    let pulse = Pulse::start()
-        .map_err(|source| ServeError::System { what: "the thread that wakes shards cannot be started", source })?;
     let (ready, readies) = mpsc::channel::<(u16, Result<ShardReady, String>)>();
     let mut running = Shards { mailboxes, open_connections: Arc::default(), threads: Vec::new() };
     for ((shard, mailbox), metrics) in (0..shards).zip(own_mailboxes).zip(metrics) {

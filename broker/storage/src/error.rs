@@ -106,6 +106,11 @@ pub enum Damage {
     SegmentMissing { file: PathBuf },
     #[error("{} is damaged. Restore it from a copy; or, to give up the partition, delete the topic", file.display())]
     Manifest { file: PathBuf },
+    #[error(
+        "{} is missing, and there are segments beside it. Restore it from a copy; or, to give up the partition, delete the topic",
+        file.display()
+    )]
+    ManifestMissing { file: PathBuf },
     #[error("{} cannot be read: {message}. Check the disk (dmesg) and the permissions, then restart", file.display())]
     Unreadable { file: PathBuf, message: String },
 }
@@ -119,9 +124,10 @@ impl Damage {
             Self::JournalBatch { file, position, next_offset } => (file, Some(*position), Some(*next_offset)),
             Self::JournalGap { file, expected, .. } => (file, None, Some(*expected)),
             Self::Segment { file, position, offset } => (file, Some(*position), Some(*offset)),
-            Self::SegmentMissing { file } | Self::Manifest { file } | Self::Unreadable { file, .. } => {
-                (file, None, None)
-            }
+            Self::SegmentMissing { file }
+            | Self::Manifest { file }
+            | Self::ManifestMissing { file }
+            | Self::Unreadable { file, .. } => (file, None, None),
         }
     }
 }

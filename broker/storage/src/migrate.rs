@@ -15,7 +15,7 @@ use crate::{
         files::{file_sequence, held_sequence, shard_directory, shard_of_directory},
         scan::scan_journal,
     },
-    recovery::read_small,
+    recovery::{read_small, session_path},
     store::{PartitionSpec, Store, StoreOptions},
 };
 
@@ -60,6 +60,24 @@ pub async fn migrate<D: Disk>(
     }
     write(disk, shards).await?;
     Ok(drained)
+}
+
+/// The shards of a data directory that have been opened and have no journal file: somebody took it away, and with it what was
+/// acknowledged and not in a segment yet; or they were killed before they had one. To be called before [`migrate`].
+///
+/// # Errors
+/// [`DiskError`].
+pub async fn missing_journals<D: Disk>(disk: &D) -> Result<Vec<u16>, DiskError> {
+    let mut missing = Vec::new();
+    let shards = read_small(disk, &layout_path()).await?.and_then(|bytes| decode(&bytes)).unwrap_or(0);
+    for shard in 0..shards {
+        let names = disk.list(&shard_directory(shard)).await?;
+        let has_journal = names.iter().any(|name| file_sequence(name).or_else(|| held_sequence(name)).is_some());
+        if !has_journal && read_small(disk, &session_path(shard)).await?.is_some() {
+            missing.push(shard);
+        }
+    }
+    Ok(missing)
 }
 
 /// Applies what the journal of one shard has. `true` if it had something.

@@ -81,8 +81,12 @@ impl<D: Disk> Store<D> {
         let (session, settled_session) = start_session(&disk, shard).await?;
 
         let mut loaded = BTreeMap::new();
+        let mut unnamed = BTreeMap::new();
         for spec in partitions {
-            loaded.insert(spec.topic_partition, load_partition(&disk, spec).await?);
+            let topic_partition = spec.topic_partition;
+            let (partition, files) = load_partition(&disk, spec).await?;
+            loaded.insert(topic_partition, partition);
+            unnamed.insert(topic_partition, files);
         }
         let mut scan = scan_journal(&disk, shard).await?;
         let find_segment = |topic_partition: TopicPartition, incarnation: u64| {
@@ -97,6 +101,20 @@ impl<D: Disk> Store<D> {
         let journal_from = scan.lowest_offsets();
         let shards = BTreeMap::from([(shard, ShardCommitted { settled_session, last_round: scan.last_round() })]);
         for (topic_partition, partition) in &mut loaded {
+            let files = unnamed.remove(topic_partition).unwrap_or_default();
+            if !partition.on_disk && needs_manifest(&files, journal_from.get(topic_partition).copied()) {
+                // A damaged journal is the likelier reason: what it lost may be the beginning of this partition.
+                let of = |lost: &&Lost| lost.of.as_ref().is_none_or(|partitions| partitions.contains(topic_partition));
+                let damage = scan.lost.iter().find(of).map_or_else(
+                    || Damage::ManifestMissing { file: manifest::manifest_path(*topic_partition) },
+                    |lost| lost.damage.clone(),
+                );
+                partition.damage.get_or_insert(damage);
+                continue;
+            }
+            for file in files {
+                disk.remove(&file).await?;
+            }
             let committed = Committed {
                 journal_from: journal_from.get(topic_partition).copied(),
                 synced: scan.checkpoint.segments.get(topic_partition).copied(),
@@ -300,8 +318,19 @@ pub(crate) async fn read_small<D: Disk>(disk: &D, path: &Path) -> Result<Option<
     Ok(Some(bytes))
 }
 
-/// Reads a partition's manifest and removes the files that it does not name.
-async fn load_partition<D: Disk>(disk: &D, spec: PartitionSpec) -> Result<Partition, DiskError> {
+/// Whether a partition without a manifest has lost it. A crash can leave the files of its first segment before they are named; then the
+/// journal has everything from the first record on. `segments` are the paths of its segments and indexes.
+pub(crate) fn needs_manifest(segments: &[PathBuf], journal_from: Option<Offset>) -> bool {
+    !segments.is_empty() && journal_from != Some(Offset(0))
+}
+
+/// Whether a file is a segment or an index, by its name.
+pub(crate) fn is_segment_or_index(name: &str) -> bool {
+    name.ends_with(".tgs") || name.ends_with(".tgx")
+}
+
+/// Reads a partition's manifest. With it come the segments and indexes that the manifest does not name.
+async fn load_partition<D: Disk>(disk: &D, spec: PartitionSpec) -> Result<(Partition, Vec<PathBuf>), DiskError> {
     let topic_partition = spec.topic_partition;
     let mut partition = Partition::new(topic_partition, spec.config);
     let directory = manifest::directory(topic_partition);
@@ -313,7 +342,7 @@ async fn load_partition<D: Disk>(disk: &D, spec: PartitionSpec) -> Result<Partit
             Some(manifest) => partition.manifest = manifest,
             None => {
                 partition.damage = Some(Damage::Manifest { file: manifest_path });
-                return Ok(partition);
+                return Ok((partition, Vec::new()));
             }
         }
         partition.on_disk = true;
@@ -332,16 +361,16 @@ async fn load_partition<D: Disk>(disk: &D, spec: PartitionSpec) -> Result<Partit
             partition.damage = Some(Damage::SegmentMissing { file: path });
         }
     }
+    let mut unnamed = Vec::new();
     for name in &names {
-        let ours = name.ends_with(".tgs") || name.ends_with(".tgx");
-        if ours && !named.contains(name) {
-            disk.remove(&directory.join(name)).await?;
+        if is_segment_or_index(name) && !named.contains(name) {
+            unnamed.push(directory.join(name));
         }
         partition.snapshots.extend(manifest::snapshot_offset(name));
     }
     partition.snapshots.sort_unstable();
     partition.epochs = partition.manifest.epochs.clone();
-    Ok(partition)
+    Ok((partition, unnamed))
 }
 
 /// Drops the last rounds, as far as nothing proves that they were flushed, from the first one on that is not whole.

@@ -26,7 +26,9 @@ use crate::{
         scan::{JournalScan, PieceReader, ScannedFile, ScannedRound, read_bodies, scan_journal},
     },
     migrate,
-    recovery::{cut_torn_rounds, decode_session, decode_snapshot, read_small, session_path},
+    recovery::{
+        cut_torn_rounds, decode_session, decode_snapshot, is_segment_or_index, needs_manifest, read_small, session_path,
+    },
     segment::{
         format::{self, EXTENT_HEADER_BYTES, ExtentHeader, decode_extent},
         index::{IndexEntry, IndexFile},
@@ -387,11 +389,20 @@ impl<D: Disk> Look<'_, D> {
                 }
                 None => {
                     end = None;
-                    self.find(Damage::Manifest { file: path });
+                    self.find(Damage::Manifest { file: path.clone() });
                 }
             }
         }
-        for name in self.disk.list(&directory).await? {
+        let names = self.disk.list(&directory).await?;
+        if !self.manifests.contains_key(&topic_partition) && end.is_some() {
+            let segments: Vec<PathBuf> =
+                names.iter().filter(|name| is_segment_or_index(name)).map(|name| directory.join(name)).collect();
+            if needs_manifest(&segments, journal_from) {
+                end = None;
+                self.find(Damage::ManifestMissing { file: path });
+            }
+        }
+        for name in names {
             let Some(offset) = manifest::snapshot_offset(&name) else { continue };
             let file = directory.join(name);
             let Some(content) = self.small(&file, FileKind::Snapshot, whose).await else { continue };

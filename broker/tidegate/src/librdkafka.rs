@@ -92,20 +92,16 @@ pub(crate) fn is_passing(error: &KafkaError) -> bool {
     )
 }
 
-/// Why a record was not written, in the broker's own words where it gave some (a plugin's reason, for example; KIP-467).
-pub(crate) fn delivery_error(error: &KafkaError, record: &rdkafka::message::BorrowedMessage<'_>) -> String {
-    let name = match error.rdkafka_error_code() {
-        Some(code) => format!("{code:?}"),
-        None => error.to_string(),
-    };
-    // SAFETY: the pointer is to the message that librdkafka lends for the delivery callback, alive as long as `record`; the text that
-    // it answers with is a C string that belongs to that message, or null. It is copied before `record` can go.
-    let reason = unsafe {
-        let text = rdkafka::bindings::rd_kafka_message_produce_errstr(record.ptr());
-        (!text.is_null()).then(|| std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned())
-    };
-    match reason {
-        Some(reason) => format!("{reason} ({name})"),
-        None => name,
+/// Why a record was not written, and how to learn more.
+///
+/// Not in the broker's own words, which the answer has: librdkafka 2.12 lends their text only as long as it reads that answer, and reports
+/// deliveries later, with a pointer to memory that is free by then (`rd_kafka_message_produce_errstr`).
+pub(crate) fn delivery_error(error: &KafkaError, topic: &str) -> String {
+    let Some(code) = error.rdkafka_error_code() else { return error.to_string() };
+    match code {
+        RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::PolicyViolation => {
+            format!("{code}; `tidegate plugin try --topic {topic}` says what the topic's plugins make of a record")
+        }
+        _ => code.to_string(),
     }
 }

@@ -80,6 +80,10 @@ impl Setting {
     pub(super) fn set(&self, config: &mut Config, value: &Value) -> Result<(), Problem> {
         let bad = || Problem::BadValue { key: self.name, expected: self.expected(), found: describe(value) };
         match &self.kind {
+            // What has no default is shown with an empty text, and may stand so.
+            Kind::Text { get, .. } if text_of(value) == Some("") && get(&Config::default()).is_none() => {}
+            Kind::Path { get, .. } if text_of(value) == Some("") && get(&Config::default()).is_none() => {}
+            Kind::Address { get, .. } if text_of(value) == Some("") && get(&Config::default()).is_none() => {}
             Kind::Text { set, .. } => set(config, text_of(value).ok_or_else(bad)?.to_owned()),
             Kind::LogFilter { set, .. } => {
                 let text = text_of(value).filter(|text| logging::is_filter(text)).ok_or_else(bad)?;

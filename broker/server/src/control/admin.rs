@@ -90,7 +90,9 @@ impl Token {
 
     fn allows(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-        given.and_then(|value| value.strip_prefix(b"Bearer ")).is_some_and(|given| self.is(given))
+        // The scheme is in any case (RFC 9110, 11.1).
+        let token = given.and_then(|value| value.split_at_checked(b"Bearer ".len()));
+        token.is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case(b"Bearer ") && self.is(given))
     }
 }
 

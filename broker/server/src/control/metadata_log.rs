@@ -47,6 +47,12 @@ pub enum MetadataLogError {
         path.display()
     )]
     Damaged { path: PathBuf, position: u64 },
+    #[error(
+        "{} is missing, and partitions/ beside its directory has the data of {partitions}: their topics are in this file. Restore it from a copy; \
+         or, to begin anew without them, move partitions/ away",
+        path.display()
+    )]
+    Missing { path: PathBuf, partitions: usize },
     #[error("{} is no metadata log: it starts with {found:02x?}", path.display())]
     NotALog { path: PathBuf, found: Vec<u8> },
     #[error(
@@ -96,6 +102,12 @@ pub struct Recovered {
     pub torn_bytes: u64,
 }
 
+/// Directories of partitions in a data directory: without the metadata nobody knows whose they are.
+fn orphaned_partitions(data_directory: &Path) -> usize {
+    let entries = fs::read_dir(data_directory.join("partitions")).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).count()
+}
+
 impl MetadataLog {
     /// Opens the log below the data directory, making an empty one if there is none.
     ///
@@ -110,6 +122,10 @@ impl MetadataLog {
         };
         fs::create_dir_all(&directory).map_err(fail("create the directory of"))?;
         if !path.exists() {
+            let partitions = orphaned_partitions(data_directory);
+            if partitions > 0 {
+                return Err(MetadataLogError::Missing { path, partitions });
+            }
             replace_file(&path, &MAGIC).map_err(fail("create"))?;
             File::open(data_directory).and_then(|directory| directory.sync_all()).map_err(fail("create"))?;
         }
@@ -142,7 +158,10 @@ impl MetadataLog {
         let path = data_directory.join("metadata").join("log.tgm");
         match fs::read(&path) {
             Ok(bytes) => scan(&path, &bytes).map(|(entries, end)| (entries, bytes.len() as u64 - end)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Vec::new(), 0)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match orphaned_partitions(data_directory) {
+                0 => Ok((Vec::new(), 0)),
+                partitions => Err(MetadataLogError::Missing { path, partitions }),
+            },
             Err(source) => Err(MetadataLogError::Io { operation: "read", path, source }),
         }
     }

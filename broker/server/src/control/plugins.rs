@@ -196,6 +196,21 @@ fn sha256(bytes: &[u8]) -> String {
     })
 }
 
+/// Looks at the components that an image names, in a data directory whose broker is stopped: what is missing or not as it was uploaded.
+#[must_use]
+pub fn verify_components(data_directory: &Path, image: &MetadataImage) -> Vec<PluginError> {
+    let directory = data_directory.join("plugins");
+    let hashes: BTreeSet<&String> =
+        image.plugins().flat_map(|plugin| [Some(&plugin.hash), plugin.previous.as_ref()]).flatten().collect();
+    let looked_at = hashes.into_iter().map(|hash| {
+        let path = directory.join(format!("{hash}.wasm"));
+        let component = fs::read(&path).map_err(io_error("read", &path))?;
+        let found = sha256(&component);
+        if found == *hash { Ok(()) } else { Err(PluginError::Damaged { path, found }) }
+    });
+    looked_at.filter_map(Result::err).collect()
+}
+
 /// The plugins of an image, ready to run. One that cannot be loaded is missing: its topics then refuse records and say why.
 pub(super) fn load_all(store: &PluginStore, image: &MetadataImage) -> BTreeMap<String, LoadedPlugin> {
     let mut loaded = BTreeMap::new();

@@ -57,7 +57,17 @@ impl Quorum {
     /// # Errors
     /// As [`Quorum::open`].
     pub fn read(data_directory: &Path) -> Result<MetadataImage, QuorumError> {
-        Ok(replay(&MetadataLog::read(data_directory)?.0, MetadataImage::default())?.image)
+        Self::read_with_deleted(data_directory).map(|(image, _)| image)
+    }
+
+    /// The same, and the topics that the log says were deleted.
+    ///
+    /// # Errors
+    /// As [`Quorum::open`].
+    pub fn read_with_deleted(data_directory: &Path) -> Result<(MetadataImage, BTreeSet<TopicId>), QuorumError> {
+        let Replayed { image, deleted_topics } =
+            replay(&MetadataLog::read(data_directory)?.0, MetadataImage::default())?;
+        Ok((image, deleted_topics))
     }
 
     /// The topics that the log says were deleted, since its snapshot: what is left of their files may go.

@@ -145,6 +145,9 @@ fn beyond_loopback_it_needs_and_asks_for_a_token() {
         ("authorization: Bearer 1123456789abcdef\r\n", 401),
         ("authorization: Basic 0123456789abcdef\r\n", 401),
         ("authorization: Bearer 0123456789abcdef\r\n", 200),
+        ("authorization: bearer 0123456789abcdef\r\n", 200),
+        ("authorization: Basic 0123456789abcdef\r\n", 401),
+        ("authorization: Bear\r\n", 401),
     ] {
         for path in ["/healthz", "/metrics"] {
             assert_eq!(ask(address, "GET", path, header, b"").0, expected, "{header}{path}");

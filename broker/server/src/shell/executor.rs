@@ -127,6 +127,8 @@ pub struct Prepared {
     /// The directory was used with another number of shards: their journals were emptied.
     pub drained: bool,
     pub orphans: Orphans,
+    /// Shards that have been running and whose journal is gone.
+    pub missing_journals: Vec<u16>,
 }
 
 /// Makes a data directory ready for `shards` shards, before any of them opens it: empties the journals if it was used with another
@@ -141,22 +143,26 @@ pub fn prepare(
     log: &LogOptions,
     shards: u16,
     metrics: &Arc<ShardMetrics>,
+    pulse: &Pulse,
 ) -> Result<Prepared, String> {
     let (image, disk, log, metrics) = (Arc::clone(image), disk.clone(), log.clone(), Arc::clone(metrics));
-    let handle = LocalExecutorBuilder::default()
-        .name("prepare")
-        .io_memory(1 << 20)
-        .spawn(move || async move {
+    let pulse = pulse.clone();
+    let preparing = std::thread::Builder::new().name("prepare".into()).spawn(move || {
+        let executor = LocalExecutorBuilder::default().io_memory(1 << 20).make().map_err(|error| error.to_string())?;
+        pulse.run(&executor, async move {
             let disk = UringDisk::new(disk, metrics).map_err(|error| format!("io_uring: {error}"))?;
             let specs = partition_specs(&image, |_| true);
             let known = specs.iter().map(|spec| spec.topic_partition).collect();
             let orphans =
                 tidegate_storage::remove_orphans(&disk, &known, &deleted).await.map_err(|error| error.to_string())?;
+            let missing_journals =
+                tidegate_storage::missing_journals(&disk).await.map_err(|error| error.to_string())?;
             let drained = tidegate_storage::migrate(&disk, &log.store, shards, &specs).await;
-            Ok(Prepared { drained: drained.map_err(|error| error.to_string())?, orphans })
+            Ok(Prepared { drained: drained.map_err(|error| error.to_string())?, orphans, missing_journals })
         })
-        .map_err(|error| error.to_string())?;
-    handle.join().map_err(|error| error.to_string())?
+    });
+    let preparing = preparing.map_err(|error| format!("thread prepare: {error}"))?;
+    preparing.join().map_err(|_| "the thread that prepares the data directory has panicked".to_owned())?
 }
 
 /// What recovery found on a shard.
@@ -173,29 +179,36 @@ pub struct ShardReady {
 /// The executor could not be made: io_uring, memlock or the core are not to be had.
 pub fn spawn(setup: ShardSetup) -> Result<std::thread::JoinHandle<()>, String> {
     let name = format!("shard-{}", setup.identity.shard);
-    LocalExecutorBuilder::new(Placement::Fixed(setup.cpu))
-        .name(&name)
-        // The default of 100 ms is what a hop between two busy shards would wait.
-        .preempt_timer(Duration::from_millis(1))
-        .io_memory(1 << 20)
-        .spawn(move || run(setup))
-        .map(|handle| {
-            std::thread::Builder::new()
-                .name(format!("{name}-join"))
-                .spawn(move || {
-                    if handle.join().is_err() {
-                        tracing::error!("a shard's thread has panicked");
-                        std::process::abort();
-                    }
-                })
-                .map_err(|error| error.to_string())
+    std::thread::Builder::new()
+        .name(name.clone())
+        .spawn(move || {
+            let _abort = AbortOnPanic;
+            let executor = LocalExecutorBuilder::new(Placement::Fixed(setup.cpu))
+                // The default of 100 ms is what a hop between two busy shards would wait.
+                .preempt_timer(Duration::from_millis(1))
+                .io_memory(1 << 20)
+                .make();
+            match executor {
+                Ok(executor) => setup.pulse.clone().run(&executor, run(setup)),
+                Err(error) => (setup.ready)(Err(error.to_string())),
+            }
         })
-        .map_err(|error| format!("shard thread {name}: {error}"))?
+        .map_err(|error| format!("thread {name}: {error}"))
+}
+
+/// A broker without one of its shards is none: others would wait for it for ever.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a shard's thread has panicked");
+            std::process::abort();
+        }
+    }
 }
 
 async fn run(setup: ShardSetup) {
-    // Cancelled with this function: nothing wakes an executor that is gone.
-    let _following = glommio::spawn_local(setup.pulse.follow());
     let fatal = Arc::clone(&setup.fatal);
     let disk = match UringDisk::new(setup.disk.clone(), Arc::clone(&setup.metrics)) {
         Ok(disk) => disk,

@@ -251,7 +251,7 @@ pub(crate) fn snapshot_offset(name: &str) -> Option<Offset> {
 }
 
 /// The partition that a directory's name says.
-pub(crate) fn partition_of_directory(name: &str) -> Option<TopicPartition> {
+pub fn partition_of_directory(name: &str) -> Option<TopicPartition> {
     let (topic, partition) = name.split_once('-')?;
     Some(TopicPartition::new(TopicId::from_hex(topic)?, PartitionIndex(partition.parse().ok()?)))
 }

@@ -16,10 +16,14 @@ use tidegate_records::{
     record::Records,
     time::Timestamp,
 };
-use tidegate_server::{control::quorum::Quorum, data_directory::StoppedDirectory};
+use tidegate_server::{
+    control::{plugins::verify_components, quorum::Quorum},
+    data_directory::StoppedDirectory,
+};
 use tidegate_storage::{
     disk::DiskError,
     journal::format::Entry,
+    missing_journals, partition_of_directory,
     read_only::{ReadOnlyDisk, block_on},
     segment::{format::ExtentHeader, manifest::SegmentState},
     verify::{FileKind, Finding, Part, Seen, verify},
@@ -120,16 +124,37 @@ struct NotWhole {
 struct Topics {
     names: BTreeMap<TopicId, String>,
     partitions: BTreeSet<TopicPartition>,
+    /// Deleted ones: what is left of their files may be there.
+    deleted: BTreeSet<TopicId>,
+    /// What is wrong with the components of deployed plugins.
+    plugins: Vec<String>,
 }
 
 impl Topics {
     fn read(directory: &Path) -> anyhow::Result<Self> {
-        let mut topics = Self::default();
-        for topic in Quorum::read(directory)?.topics() {
+        let (image, deleted) = Quorum::read_with_deleted(directory)?;
+        let mut topics = Self { deleted, ..Self::default() };
+        for topic in image.topics() {
             topics.names.insert(topic.id, topic.name.clone());
             topics.partitions.extend(topic.partition_indexes().map(|index| TopicPartition::new(topic.id, index)));
         }
+        topics.plugins = verify_components(directory, &image).iter().map(ToString::to_string).collect();
         Ok(topics)
+    }
+
+    /// Directories of partitions that no topic has, and no deleted one had.
+    fn strays(&self, directory: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(directory.join("partitions")).into_iter().flatten().flatten();
+        let mut strays: Vec<PathBuf> = entries
+            .filter(|entry| {
+                let name = entry.file_name();
+                let whose = name.to_str().and_then(partition_of_directory);
+                whose.is_some_and(|whose| !self.partitions.contains(&whose) && !self.deleted.contains(&whose.topic))
+            })
+            .map(|entry| Path::new("partitions").join(entry.file_name()))
+            .collect();
+        strays.sort_unstable();
+        strays
     }
 
     fn name(&self, topic: TopicId) -> String {
@@ -714,7 +739,28 @@ impl VerifyArgs {
                 None
             }
         };
+        if let Some(topics) = &topics {
+            for stray in topics.strays(&directory.path) {
+                let message = format!(
+                    "{}: no topic has this partition, and nothing says that it was deleted. metadata/log.tgm may be older than the topic, or cut \
+                     short: restore it from a copy; or, if the records are not wanted, delete the directory",
+                    stray.display()
+                );
+                tell(json!({ "file": stray, "message": message }), message, out)?;
+            }
+            for message in &topics.plugins {
+                tell(json!({ "file": "plugins", "message": message }), message.clone(), out)?;
+            }
+        }
         let disk = ReadOnlyDisk::new(&directory.path);
+        for shard in block_on(missing_journals(&disk))? {
+            // No finding: a broker that was killed in its first moment looks the same.
+            writeln!(
+                io::stderr(),
+                "note: shard-{shard} has been opened and has no journal. If there was one, what was acknowledged and not in a segment yet is gone with it: \
+                 restore the directory from a copy"
+            )?;
+        }
         let progress = progress(&directory.path)?;
         let mut counts = Counts::default();
         let mut failed = Ok(());

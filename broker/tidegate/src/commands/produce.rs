@@ -18,7 +18,7 @@ use base64::Engine as _;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use rdkafka::{
-    ClientContext,
+    ClientContext, Message as _,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -424,7 +424,7 @@ impl ProducerContext for Deliveries {
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 let mut failures = self.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if failures.len() < FAILURES_SHOWN {
-                    failures.push(Failure { line: *line, error: librdkafka::delivery_error(error, record) });
+                    failures.push(Failure { line: *line, error: librdkafka::delivery_error(error, record.topic()) });
                 }
             }
         }

@@ -220,3 +220,104 @@ fn a_read_only_file_system_is_said() {
         assert_serves(&broker);
     }
 }
+
+/// `tidegate log verify` of a stopped broker's directory: whether all is well, and what it says.
+fn verified(broker: &Broker) -> (bool, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["log", "verify"])
+        .arg(broker.data_dir())
+        .output()
+        .expect("it runs");
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+fn moved(from: &Path, to: &Path) {
+    std::fs::rename(from, to).unwrap_or_else(|error| panic!("{} to {}: {error}", from.display(), to.display()));
+}
+
+/// Its segments are there, so it was there: an empty partition in their place would throw them away.
+#[test]
+fn a_partition_without_its_manifest_is_not_taken_for_an_empty_one() {
+    let (mut broker, [hurt, _]) = broker_with_records();
+    assert!(broker.stop().success());
+    let manifest = only(&broker, |file| file.contains(&hurt) && file.ends_with("partition.tgm"));
+    let away = broker.data_dir().join("../partition.tgm");
+    moved(&manifest, &away);
+    let (good, said) = verified(&broker);
+    assert!(!good && said.contains("partition.tgm is missing, and there are segments beside it"), "{said}");
+    broker.restart();
+    let mut raw = Raw::new(broker.connect());
+    let (code, message) = produce(&mut raw, "hurt", good_batch());
+    assert!(code == 56 && message.contains("is missing, and there are segments beside it"), "{message}");
+    assert_eq!((fetch(&mut raw, "hurt").0, fetch(&mut raw, "well").0), (56, 0));
+    // Nothing was thrown away.
+    assert!(broker.stop().success());
+    moved(&away, &manifest);
+    assert!(verified(&broker).0);
+    broker.restart();
+    let (code, bytes) = fetch(&mut Raw::new(broker.connect()), "hurt");
+    assert_eq!((code, bytes), (0, BATCHES * good_batch().len()));
+}
+
+/// Moving it away is a way out that messages name, so the broker starts; but it says what is gone.
+#[test]
+fn a_missing_journal_is_said() {
+    let (mut broker, _) = broker_with_records();
+    broker.kill();
+    for journal in broker.files().into_iter().filter(|file| file.extension().is_some_and(|end| end == "tgj")) {
+        std::fs::remove_file(&journal).expect("it is there");
+    }
+    let (good, said) = verified(&broker);
+    assert!(good && said.contains("note: shard-0 has been opened and has no journal"), "{said}");
+    assert!(said.contains("note: shard-1 has been opened and has no journal"), "{said}");
+    broker.restart();
+    assert_serves(&broker);
+    let said = broker.logged();
+    assert!(said.contains("the journal of this shard is missing: what was acknowledged"), "{said}");
+    // From here on it is as it was when it was first started.
+    assert!(broker.stop().success());
+    assert!(verified(&broker).0);
+}
+
+#[test]
+fn without_its_metadata_a_broker_with_records_does_not_start() {
+    let (mut broker, _) = broker_with_records();
+    assert!(broker.stop().success());
+    let (log, away) = (broker.data_dir().join("metadata/log.tgm"), broker.data_dir().join("../log.tgm"));
+    moved(&log, &away);
+    let (good, said) = verified(&broker);
+    assert!(!good && said.contains("metadata/log.tgm is missing, and partitions/"), "{said}");
+    let message = refuses_to_start(&broker);
+    for part in ["metadata/log.tgm is missing", "has the data of 2", "Restore it from a copy", "move partitions/ away"]
+    {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    assert!(!log.exists(), "nothing is put in its place");
+    // Cut short it is taken for one whose last change was being written; what is there beyond it is named.
+    let bytes = std::fs::read(&away).expect("it can be read");
+    std::fs::write(&log, &bytes[..32]).expect("it can be written");
+    let (good, said) = verified(&broker);
+    assert!(!good && said.contains("no topic has this partition, and nothing says that it was deleted"), "{said}");
+    moved(&away, &log);
+    assert!(verified(&broker).0);
+    broker.restart();
+    assert_eq!(fetch(&mut Raw::new(broker.connect()), "well").0, 0);
+}
+
+#[test]
+fn a_damaged_plugin_is_named() {
+    let mut broker = Broker::start();
+    crate::routed::deploy(&broker, "router", &crate::routed::PLUGINS[0]);
+    assert!(broker.stop().success());
+    assert!(verified(&broker).0);
+    let component = only(&broker, |file| file.ends_with(".wasm"));
+    flip(&component, 1000);
+    let (good, said) = verified(&broker);
+    assert!(
+        !good && said.contains("is damaged: its SHA-256 is ") && said.contains("Upload the plugin again"),
+        "{said}"
+    );
+    std::fs::remove_file(&component).expect("it is there");
+    let (good, said) = verified(&broker);
+    assert!(!good && said.contains(".wasm: "), "{said}");
+}

@@ -191,6 +191,34 @@ fn a_failing_router_can_be_bypassed_and_by_default_refuses() {
     assert_eq!((end(&broker, "closed"), end(&broker, "words")), (0, 0));
 }
 
+/// By its code, and with the way to the words: librdkafka has let go of those when it reports.
+#[test]
+fn the_command_line_says_why_records_were_refused() {
+    let broker = broker();
+    routed(&broker, "words", "fail", &[]);
+    routed(&broker, "closed", "panic", &[]);
+    let produce = |topic: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["produce", topic, "--bootstrap", &broker.kafka])
+            .stdin(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), b"a\nb\nc\n").expect("written");
+        let output = child.wait_with_output().expect("it ends");
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).expect("text")
+    };
+    for (topic, code) in [("words", "InvalidRecord"), ("closed", "PolicyViolation")] {
+        let said = produce(topic);
+        for line in 1..=3 {
+            let expected = format!("line {line}: {code} (Broker: ");
+            assert!(said.contains(&expected), "{said}");
+        }
+        assert!(said.contains(&format!("; `tidegate plugin try --topic {topic}` says what")), "{said}");
+    }
+}
+
 /// Counters, gauges and histograms of a plugin's own, whatever becomes of the call in which it counts.
 #[test]
 fn what_a_plugin_measures_is_on_the_metrics_page() {

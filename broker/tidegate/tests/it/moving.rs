@@ -103,7 +103,9 @@ fn a_connection_that_sends_large_requests_without_waiting_moves_too() {
     let created: CreateTopicsResponse = admin.call(ApiKey::CreateTopics, 7, &request);
     assert!(created.topics.iter().all(|topic| topic.error_code == 0), "{created:?}");
     let value = "x".repeat(70_000);
-    for topic in &topics {
+    // Two connections for each topic: of those, one is on the wrong shard.
+    for (number, topic) in topics.iter().flat_map(|topic| [(0, topic), (1, topic)]) {
+        let before = number * REQUESTS;
         let mut sender = Raw::new(broker.connect());
         let mut receiver = Raw::new(sender.stream.try_clone().expect("a socket can be duplicated"));
         let request = produce(topic, &value);
@@ -115,7 +117,7 @@ fn a_connection_that_sends_large_requests_without_waiting_moves_too() {
         for number in 0..REQUESTS {
             let answer: ProduceResponse = receiver.receive_next(ApiKey::Produce, 9);
             let partition = &answer.responses[0].partition_responses[0];
-            assert_eq!((partition.error_code, partition.base_offset), (0, number));
+            assert_eq!((partition.error_code, partition.base_offset), (0, before + number));
         }
         sending.join().expect("all is sent");
     }

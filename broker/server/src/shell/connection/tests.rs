@@ -4,6 +4,7 @@ use std::{
 };
 
 use super::*;
+use crate::shell::pulse::Pulse;
 
 /// Reads what there is.
 fn drain(client: &mut std::net::TcpStream, received: &mut Vec<u8>) {
@@ -27,7 +28,8 @@ fn a_slow_client_gets_every_answer_once_and_in_order() {
     client.set_nonblocking(true).unwrap();
     let (socket, peer) = listener.accept().unwrap();
     let memory = Memory::new(1 << 20);
-    glommio::LocalExecutorBuilder::default().make().expect("an executor").run(async move {
+    let executor = glommio::LocalExecutorBuilder::default().make().expect("an executor");
+    Pulse::start().expect("a thread").run(&executor, async move {
         let connection = Connection::new(ConnectionId(0), socket.into(), peer, Instant(0), memory.clone()).unwrap();
         let writer = Rc::clone(&connection);
         let writing = glommio::spawn_local(async move { writer.write_loop().await });
@@ -68,7 +70,8 @@ fn a_client_that_takes_nothing_is_let_go_with_what_it_was_to_get() {
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (socket, peer) = listener.accept().unwrap();
     let memory = Memory::new(1 << 20);
-    glommio::LocalExecutorBuilder::default().make().expect("an executor").run(async move {
+    let executor = glommio::LocalExecutorBuilder::default().make().expect("an executor");
+    Pulse::start().expect("a thread").run(&executor, async move {
         let connection = Connection::new(ConnectionId(0), socket.into(), peer, Instant(0), memory.clone()).unwrap();
         let writer = Rc::clone(&connection);
         let writing = glommio::spawn_local(async move { writer.write_loop().await });

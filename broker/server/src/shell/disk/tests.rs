@@ -3,12 +3,14 @@ use std::{future::Future, sync::Arc};
 use tempfile::TempDir;
 
 use super::*;
+use crate::shell::pulse::Pulse;
 
 /// Runs `test` in an executor on a fresh directory.
 fn with_disk<T, F: Future<Output = T> + 'static>(one_flush: bool, test: impl FnOnce(UringDisk, PathBuf) -> F) -> T {
     let directory = TempDir::new().expect("a temporary directory");
     let root = directory.path().to_path_buf();
-    glommio::LocalExecutorBuilder::default().make().expect("an executor").run(async move {
+    let executor = glommio::LocalExecutorBuilder::default().make().expect("an executor");
+    Pulse::start().expect("a thread").run(&executor, async move {
         let options = DiskOptions { root: root.clone(), one_flush_for_all_files: one_flush };
         test(UringDisk::new(options, Arc::default()).expect("rings"), root).await
     })
