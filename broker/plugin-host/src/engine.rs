@@ -16,6 +16,9 @@ use std::{
 use sha2::{Digest, Sha256};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+/// Core modules of one component.
+const CORE_INSTANCES_MAX: u32 = 100;
+
 /// How the time of a call is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Metering {
@@ -38,7 +41,7 @@ pub struct EngineConfig {
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { metering: Metering::Epochs, instances_max: 1000, memory_bytes_max: 256 << 20 }
+        Self { metering: Metering::Epochs, instances_max: 8000, memory_bytes_max: 256 << 20 }
     }
 }
 
@@ -162,15 +165,15 @@ fn wasmtime_config(config: &EngineConfig, pooled: bool) -> Config {
     if pooled {
         let count = config.instances_max;
         let mut pool = PoolingAllocationConfig::new();
-        // A component of another language is several core modules; memories and tables beyond the first are rare.
+        // A component of another language is dozens of core modules (Python: 38), a few of them with a memory (JavaScript: 3).
         pool.total_component_instances(count)
-            .total_core_instances(count.saturating_mul(4))
-            .total_memories(count)
+            .total_core_instances(count.saturating_mul(CORE_INSTANCES_MAX))
+            .total_memories(count.saturating_add(count / 4))
             .total_tables(count.saturating_mul(2))
             .max_memory_size(config.memory_bytes_max)
-            .max_memories_per_component(1)
+            .max_memories_per_component(4)
             .max_tables_per_component(4)
-            .max_core_instances_per_component(16)
+            .max_core_instances_per_component(CORE_INSTANCES_MAX)
             .table_elements(100_000);
         wasm.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     } else {

@@ -81,14 +81,39 @@ fn what_is_no_plugin_is_refused_by_name() {
     );
 }
 
+/// Files, sockets, the environment, real time, randomness: whoever asks for one of them is told which, and gets none.
 #[test]
 fn wasi_is_refused_by_name() {
-    let wit = format!(
-        "package a:b; world p {{ import wasi:cli/environment@0.2.3; {EXPORTS} }}
-         package wasi:cli@0.2.3 {{ interface environment {{ get-environment: func() -> list<string>; }} }}"
-    );
-    let error = inspected(component(&wit)).expect_err("it has an environment");
-    assert!(error.to_string().contains("wasi:cli/environment@0.2.3"), "{error}");
+    for interface in [
+        "cli/environment",
+        "cli/exit",
+        "cli/stdin",
+        "cli/stdout",
+        "cli/stderr",
+        "clocks/monotonic-clock",
+        "clocks/wall-clock",
+        "filesystem/preopens",
+        "filesystem/types",
+        "http/outgoing-handler",
+        "io/poll",
+        "io/streams",
+        "random/insecure",
+        "random/insecure-seed",
+        "random/random",
+        "sockets/instance-network",
+        "sockets/ip-name-lookup",
+        "sockets/network",
+        "sockets/tcp",
+        "sockets/udp",
+    ] {
+        let (package, name) = interface.split_once('/').expect("two parts");
+        let wit = format!(
+            "package a:b; world p {{ import wasi:{interface}@0.2.3; {EXPORTS} }}
+             package wasi:{package}@0.2.3 {{ interface {name} {{ ask: func() -> list<string>; }} }}"
+        );
+        let error = inspected(component(&wit)).expect_err("the broker has no such thing").to_string();
+        assert!(error.contains(&format!("wasi:{interface}@0.2.3")), "{error}");
+    }
 }
 
 #[test]

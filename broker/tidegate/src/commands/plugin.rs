@@ -49,16 +49,16 @@ pub(super) struct PluginArgs {
 #[derive(Debug, Subcommand)]
 enum PluginCommand {
     New(new::New),
-    /// Build a plugin written in Rust as a component; adds the Wasm target where it is missing
+    /// Build a plugin written in Rust, Python or JavaScript as a component; fetches what that needs, once
     #[command(after_help = "\
 Examples:
   tidegate plugin build plugins/router-topic
   tidegate plugin deploy topic $(tidegate plugin build plugins/router-topic --path)")]
     Build {
-        /// The folder with its Cargo.toml
+        /// The folder with its Cargo.toml, pyproject.toml or package.json
         #[arg(default_value = ".")]
         folder: PathBuf,
-        /// Without optimisation: quick to build, slow to run
+        /// Without optimisation: quick to build, slow to run (Rust only)
         #[arg(long)]
         debug: bool,
         /// Print the component's path and nothing else

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::broker::Broker;
+use crate::{broker::Broker, clients};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -77,16 +77,15 @@ fn is_as_expected(expected: &[String], lines: &[&str]) -> bool {
     }
 }
 
-#[test]
-fn a_plugin_in_ten_minutes_is_as_the_documentation_says() {
-    let document = fs::read_to_string(repository().join("sdk/rust/README.md")).expect("the SDK has a README");
+/// Does what a README says, in a folder of its own and with a broker.
+fn follow(readme: &str, broker: &Broker) {
+    let document = fs::read_to_string(repository().join(readme)).expect("the SDK has a README");
     let steps = steps(&document);
     assert!(steps.len() >= 10, "the commands of the README were found");
-    let broker = Broker::start();
     let folder = tempfile::tempdir().expect("a temporary directory");
     // One shell for all, which keeps its directory; after each command it says so.
     let script: String = steps.iter().map(|step| format!("{}\necho '---- done'\n", step.command)).collect();
-    let mut command = shell(&script, folder.path());
+    let mut command = with_tools(shell(&script, folder.path()));
     command.env("TIDEGATE_BOOTSTRAP", &broker.kafka).env("TIDEGATE_ADMIN", &broker.admin);
     let printed = output(command);
     let printed: Vec<&str> = printed.split("---- done\n").collect();
@@ -100,6 +99,92 @@ fn a_plugin_in_ten_minutes_is_as_the_documentation_says() {
             step.printed.join("\n")
         );
     }
+}
+
+/// What builds plugins of other languages is fetched once for all tests.
+fn with_tools(mut command: Command) -> Command {
+    command.env("XDG_CACHE_HOME", clients::installed("plugin-tools"));
+    command
+}
+
+#[test]
+fn a_plugin_in_ten_minutes_is_as_the_documentation_says() {
+    follow("sdk/rust/README.md", &Broker::start());
+}
+
+/// The lines of configuration that a README asks for.
+fn settings(readme: &str) -> String {
+    let document = fs::read_to_string(repository().join(readme)).expect("the SDK has a README");
+    let block = document.split("```toml\n").nth(1).expect("it has settings").split("```").next().unwrap_or_default();
+    block.to_owned()
+}
+
+#[test]
+fn a_plugin_in_python_is_as_the_documentation_says() {
+    if clients::available(&["python3"]) {
+        let readme = "sdk/python/README.md";
+        follow(readme, &Broker::start_configured(&settings(readme), &[], None));
+    }
+}
+
+#[test]
+fn a_plugin_in_javascript_is_as_the_documentation_says() {
+    if clients::available(&["node", "npm"]) {
+        let readme = "sdk/javascript/README.md";
+        follow(readme, &Broker::start_configured(&settings(readme), &[], None));
+    }
+}
+
+/// The SDK's own tests, the example's, and a new plugin of each kind: its tests pass, and in the sandbox it does what it should.
+fn other_language(language: &str, test: &str) {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    for kind in ["router", "partitioner", "ack", "retention"] {
+        tidegate(folder.path(), &["plugin", "new", kind, "--lang", language, "--kind", kind]);
+        output(shell(&format!("cd {kind} && {test}"), folder.path()));
+        let expected = folder.path().join(kind).join("expected.jsonl").is_file();
+        let expect = if expected { "--expect expected.jsonl" } else { "" };
+        let trial =
+            format!("cd {kind} && tidegate plugin test . --records records.jsonl --config-file config.json {expect}");
+        let said = output(with_tools(shell(&trial, folder.path())));
+        let records = if kind == "router" { 3 } else { 2 };
+        assert!(!expected || said == format!("{records} records went where they should\n"), "{said}");
+    }
+    output(shell(test, &repository().join(format!("examples/first-router-{language}"))));
+    let refused = shell("tidegate plugin new other --lang python --sdk .", folder.path()).output().expect("it runs");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--sdk is for plugins in Rust"));
+}
+
+#[test]
+fn plugins_in_python_do_what_their_readme_says() {
+    if clients::available(&["python3"]) {
+        output(shell("python3 -B -m unittest discover -s tests", &repository().join("sdk/python")));
+        other_language("python", "python3 -B -m unittest");
+    }
+}
+
+#[test]
+fn plugins_in_javascript_do_what_their_readme_says() {
+    if clients::available(&["node", "npm"]) {
+        output(shell("node --test", &repository().join("sdk/javascript")));
+        other_language("javascript", "node --test");
+    }
+}
+
+#[test]
+fn a_folder_that_is_no_plugin_is_told_what_it_lacks() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let build = |expected: &str| {
+        let said = shell("tidegate plugin build", folder.path()).output().expect("it runs");
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.contains(expected), "{said}");
+    };
+    build("no Cargo.toml, pyproject.toml or package.json");
+    fs::write(folder.path().join("package.json"), "{").expect("written");
+    build("package.json: EOF while parsing");
+    fs::write(folder.path().join("package.json"), "{ \"name\": \"a\" }").expect("written");
+    build("add `\"tidegate\": { \"world\": \"router\" }`");
+    fs::write(folder.path().join("pyproject.toml"), "[tool.tidegate]\nworld = \"wold\"\n").expect("written");
+    build("\"wold\" is no world of a plugin; there are router, partitioner, ack, retention, eraser");
 }
 
 #[test]

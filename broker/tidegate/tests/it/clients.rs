@@ -19,14 +19,14 @@ fn sources(client: &str) -> PathBuf {
 }
 
 /// Where a client's packages go.
-fn installed(client: &str) -> PathBuf {
+pub(crate) fn installed(client: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients").join(client);
     std::fs::create_dir_all(&target).expect("the directory can be made");
     target
 }
 
 /// Whether the programs are there; says so if not.
-fn available(programs: &[&str]) -> bool {
+pub(crate) fn available(programs: &[&str]) -> bool {
     let missing: Vec<_> = programs
         .iter()
         .filter(|program| {

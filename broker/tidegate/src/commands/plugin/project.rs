@@ -21,7 +21,7 @@ static WORKSPACE: &str = include_str!("../../../../../Cargo.toml");
 const SDK_FOLDER: &str = "tidegate-sdk";
 
 /// A file of a project, and what is in it. `NAME` stands for the project's name.
-pub(super) type Template = (&'static str, &'static str);
+pub(super) type Template<'a> = (&'static str, &'a str);
 
 /// Where a project's SDK comes from.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ pub(super) fn write_rust(
     name: &str,
     description: &str,
     sdk: &Sdk,
-    files: &[Template],
+    files: &[Template<'_>],
 ) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let sdk_path = match sdk {
@@ -69,10 +69,60 @@ tidegate-sdk = {{ path = {sdk_path} }}
 "#
     );
     write(&folder.join("Cargo.toml"), &manifest)?;
-    for (path, text) in files {
-        write(&folder.join(path), &text.replace("NAME", name))?;
+    write_files(folder, name, files)
+}
+
+fn write_files(folder: &Path, name: &str, files: &[Template<'_>]) -> anyhow::Result<()> {
+    files.iter().try_for_each(|(path, text)| write(&folder.join(path), &text.replace("NAME", name)))
+}
+
+macro_rules! sdk {
+    ($folder:literal: $($file:literal),*) => {
+        &[$(($file, include_str!(concat!("../../../../../sdk/", $folder, "/", $file)))),*]
+    };
+}
+
+static SDK_PYTHON: &[Template<'_>] = sdk!("python": "README.md", "tidegate_sdk/__init__.py", "tidegate_sdk/data.py", "tidegate_sdk/errors.py",
+    "tidegate_sdk/export.py", "tidegate_sdk/plugins.py", "tidegate_sdk/setup.py", "tidegate_sdk/testkit.py");
+static SDK_JAVASCRIPT: &[Template<'_>] =
+    sdk!("javascript": "README.md", "component.js", "index.js", "package.json", "testkit.js");
+
+/// Writes a Python project into a folder that is not there or empty.
+pub(super) fn write_python(folder: &Path, name: &str, world: &str, files: &[Template<'_>]) -> anyhow::Result<()> {
+    for (path, text) in SDK_PYTHON {
+        let inside = Path::new("tidegate_sdk").join(path.trim_start_matches("tidegate_sdk/"));
+        write(&folder.join(inside), text)?;
     }
-    Ok(())
+    let manifest = format!(
+        r#"[project]
+name = "{name}"
+version = "0.1.0"
+requires-python = ">=3.11"
+
+[tool.tidegate]
+world = "{world}"
+"#
+    );
+    write(&folder.join("pyproject.toml"), &manifest)?;
+    write_files(folder, name, files)
+}
+
+/// Writes a JavaScript project into a folder that is not there or empty.
+pub(super) fn write_javascript(folder: &Path, name: &str, world: &str, files: &[Template<'_>]) -> anyhow::Result<()> {
+    for (path, text) in SDK_JAVASCRIPT {
+        write(&folder.join("tidegate-sdk").join(path), text)?;
+    }
+    let manifest = serde_json::json!({
+        "name": name,
+        "version": "0.1.0",
+        "private": true,
+        "type": "module",
+        "main": "plugin.js",
+        "scripts": { "test": "node --test" },
+        "tidegate": { "world": world },
+    });
+    write(&folder.join("package.json"), &format!("{manifest:#}\n"))?;
+    write_files(folder, name, files)
 }
 
 /// The project of a plugin that does nothing.

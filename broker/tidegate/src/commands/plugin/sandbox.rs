@@ -98,7 +98,7 @@ pub(super) fn engine() -> anyhow::Result<Engine> {
     Ok(engine)
 }
 
-/// The component in a file; a folder is a plugin written in Rust, and built first.
+/// The component in a file; a folder is a plugin's sources, and built first.
 pub(super) fn read_component(path: &Path) -> anyhow::Result<Vec<u8>> {
     if path.is_dir() {
         return Ok(build_component(path, Profile::Release, Progress::Show)?.component.bytes.into());

@@ -1,91 +1,24 @@
-//! Builds a plugin written in Rust: what `tidegate plugin build` does, and the tests and the demo, too.
-//!
-//! It needs rustup and cargo and nothing else: the Wasm target is added if it is missing, and the component is made by this crate.
+//! Plugins written in Rust: rustup and cargo and nothing else. The Wasm target is added if it is missing.
 
 use std::{
     ffi::OsStr,
-    io,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
+    process::{Command, Stdio},
 };
 
-use bytes::Bytes;
+use super::{BuildError, Built, Profile, Progress, checked, run_command};
 
-use crate::component::{COMPONENT_BYTES_MAX, Component, ComponentError, inspect};
+pub(super) const TARGET: &str = "wasm32-unknown-unknown";
 
-const TARGET: &str = "wasm32-unknown-unknown";
-
-/// How to build.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Profile {
-    /// Small and fast: what to deploy.
-    #[default]
-    Release,
-    /// Quick to build and slow to run.
-    Debug,
-}
-
-/// A plugin that was built.
-#[derive(Clone, Debug)]
-pub struct Built {
-    /// The file to deploy: `<crate>.component.wasm`.
-    pub path: PathBuf,
-    pub component: Component,
-}
-
-/// Why a plugin was not built. The texts say what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    #[error("there is no Cargo.toml in {}", folder.display())]
-    NoManifest { folder: PathBuf },
-    #[error("`{program}` cannot be run: {source}. Install Rust from https://rustup.rs")]
-    NotRun { program: &'static str, source: io::Error },
-    #[error(
-        "the Wasm target is missing and there is no rustup to add it; install {TARGET} for this Rust by the means that \
-         brought Rust (rustup: `rustup target add {TARGET}`)"
-    )]
-    NoTarget,
-    /// What rustup or cargo printed last.
-    #[error("`{command}` failed:\n{output}")]
-    Failed { command: String, output: String },
-    #[error("cargo built no Wasm library: Cargo.toml needs `[lib] crate-type = [\"cdylib\"]`")]
-    NoLibrary,
-    #[error("{}: {source}", path.display())]
-    File { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Component(#[from] ComponentError),
-}
-
-/// Builds the crate in `folder` for Wasm and writes its component to `<target>/plugins/<crate>.component.wasm`, where `<target>`
-/// is cargo's own target folder for that crate (`CARGO_TARGET_DIR` is honoured). What cargo says goes to `progress`.
-///
-/// The build has a target folder of its own, `<target>/plugins`, so that it never waits for another cargo.
-///
-/// # Errors
-/// [`BuildError`]; its text says what to do.
-pub fn build_component(folder: &Path, profile: Profile, progress: Progress) -> Result<Built, BuildError> {
-    if !folder.join("Cargo.toml").is_file() {
-        return Err(BuildError::NoManifest { folder: folder.to_owned() });
-    }
+/// Builds the crate in `folder` and writes `<target>/plugins/<crate>.component.wasm`, where `<target>` is cargo's own target folder for that
+/// crate (`CARGO_TARGET_DIR` is honoured). The build has a target folder of its own, `<target>/plugins`, so that it never waits for
+/// another cargo.
+pub(super) fn build(folder: &Path, profile: Profile, progress: Progress) -> Result<Built, BuildError> {
     ensure_target(folder)?;
     let plugins = target_folder(folder)?.join("plugins");
     let module = cargo_build(folder, &plugins, profile, progress)?;
-    let bytes = std::fs::read(&module).map_err(|source| BuildError::File { path: module.clone(), source })?;
-    let component = inspect(&Bytes::from(bytes), COMPONENT_BYTES_MAX)?;
     let name = module.file_stem().and_then(OsStr::to_str).unwrap_or("plugin");
-    let path = plugins.join(format!("{name}.component.wasm"));
-    write_whole(&path, &component.bytes)?;
-    Ok(Built { path, component })
-}
-
-/// What to do with cargo's own messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// To standard error, as cargo does.
-    Show,
-    /// Only as part of an error.
-    Quiet,
+    checked(&module, plugins.join(format!("{name}.component.wasm")))
 }
 
 fn ensure_target(folder: &Path) -> Result<(), BuildError> {
@@ -126,12 +59,7 @@ fn cargo_build(folder: &Path, target: &Path, profile: Profile, progress: Progres
             ("CARGO_PROFILE_RELEASE_STRIP", "debuginfo"),
         ]);
     }
-    let output = match progress {
-        Progress::Show => cargo.stderr(Stdio::inherit()).output(),
-        Progress::Quiet => cargo.output(),
-    };
-    let output = output.map_err(|source| BuildError::NotRun { program: "cargo", source })?;
-    let messages = succeeded("cargo build", &output)?;
+    let messages = progress.run("cargo", "cargo build", &mut cargo)?;
     // One JSON object a line; the artifact of the plugin's own library is the last .wasm that is named.
     messages.lines().filter_map(wasm_file).next_back().ok_or(BuildError::NoLibrary)
 }
@@ -160,16 +88,6 @@ fn wasm_file(message: &str) -> Option<PathBuf> {
     files.find(|file| file.ends_with(".wasm")).map(PathBuf::from)
 }
 
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
-    // Of this call alone: other threads and processes may write the same file.
-    static CALLS: AtomicU64 = AtomicU64::new(0);
-    let call = CALLS.fetch_add(1, Ordering::Relaxed);
-    let beside = path.with_extension(format!("{}.{call}.part", std::process::id()));
-    std::fs::write(&beside, bytes)
-        .and_then(|()| std::fs::rename(&beside, path))
-        .map_err(|source| BuildError::File { path: path.to_owned(), source })
-}
-
 fn command(program: &'static str, folder: &Path) -> Command {
     let mut command = Command::new(program);
     // What an outer cargo (a test run, say) set for its own crate is not meant for the plugin.
@@ -191,15 +109,5 @@ fn command(program: &'static str, folder: &Path) -> Command {
 }
 
 fn run(program: &'static str, folder: &Path, arguments: &[&str]) -> Result<String, BuildError> {
-    let output = command(program, folder).args(arguments).output();
-    let output = output.map_err(|source| BuildError::NotRun { program, source })?;
-    succeeded(&format!("{program} {}", arguments.join(" ")), &output)
-}
-
-fn succeeded(command: &str, output: &Output) -> Result<String, BuildError> {
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(BuildError::Failed { command: command.to_owned(), output: text });
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    run_command(program, command(program, folder).args(arguments))
 }

@@ -1,0 +1,249 @@
+/** From the class of a plugin to the interfaces of a component, and back. `tidegate plugin build` uses this; a plugin need not. */
+
+import {
+  ANY_PARTITION,
+  Batch,
+  ConfigError,
+  Failed,
+  Place,
+  Reject,
+  Retry,
+  Setup,
+  Topic,
+  Uniform,
+  useHost,
+} from "./index.js";
+
+/** What an operator reads of an error: its text alone where the author threw it for them. */
+const words = (error) => {
+  if (error instanceof Retry || error instanceof Failed || error instanceof ConfigError) return error.message;
+  if (error instanceof Error) {
+    const place = String(error.stack ?? "").split("\n").find((line) => line.includes(".js")) ?? "";
+    return `${error.name}: ${error.message}${place === "" ? "" : ` (${place.trim()})`}`;
+  }
+  return String(error);
+};
+
+/** What the host refuses comes as an error with a payload. */
+const said = (call) => {
+  try {
+    return call();
+  } catch (error) {
+    throw new ConfigError(String(error?.payload ?? error?.message ?? error));
+  }
+};
+
+const broker = ({ topics, log, metrics }) => ({
+  resolve(name) {
+    if (topics === undefined) throw new ConfigError("only routers name topics");
+    return said(() => topics.resolve(name));
+  },
+  write: (level, message) => log.write(level, message),
+  declare: (name, kind, labels) => said(() => metrics.declare(name, kind, labels)),
+  add: (series, by) => metrics.add(series, by),
+  set: (series, to) => metrics.set(series, to),
+  observe: (series, value) => metrics.observe(series, value),
+});
+
+/** The values of a column as it crosses into the sandbox: one after another, and where each ends. */
+const unpack = ({ data, ends, nulls }) => {
+  const bytes = data instanceof Uint8Array ? data : Uint8Array.from(data);
+  const values = new Array(ends.length);
+  let start = 0;
+  for (let i = 0; i < ends.length; i++) {
+    values[i] = bytes.subarray(start, ends[i]);
+    start = ends[i];
+  }
+  for (let word = 0; word < nulls.length; word++) {
+    for (let bits = BigInt.asUintN(64, BigInt(nulls[word])), bit = 0; bits > 0n; bits >>= 1n, bit++) {
+      if ((bits & 1n) === 1n) values[word * 64 + bit] = null;
+    }
+  }
+  return values;
+};
+
+const readBatch = (topic, batch, contexts, headers) => {
+  let start = 0;
+  const runs = contexts.map((context) => {
+    const run = {
+      start,
+      end: context.end,
+      now: Number(context.now),
+      seed: context.seed,
+      principal: context.principal,
+      clientId: context.clientId,
+    };
+    start = context.end;
+    return run;
+  });
+  return new Batch({
+    topic: topic.name,
+    partitions: topic.partitions,
+    count: batch.count,
+    contexts: runs,
+    keys: batch.keys ? unpack(batch.keys) : [],
+    values: batch.values ? unpack(batch.values) : [],
+    timestamps: batch.timestamps ? Array.from(batch.timestamps, Number) : [],
+    headers: new Map(headers.map((name, at) => [name, unpack(batch.headers[at])])),
+  });
+};
+
+/** One answer for each record. */
+export const checked = (answers, count, what) => {
+  const list = Array.from(answers ?? []);
+  if (list.length !== count) throw new Failed(`${what} gave ${list.length} answers for ${count}`);
+  return list;
+};
+
+/** Topics and partitions of a route, as numbers. */
+export const places = (route) => {
+  if (route instanceof Topic) return [[route.number, ANY_PARTITION]];
+  if (route instanceof Place) return [[route.topic.number, route.partition]];
+  if (Array.isArray(route)) return route.flatMap(places);
+  throw new Failed(`${String(route)} is no route: KEEP, DROP, a topic, topic.at(partition), an array of those, or reject(why)`);
+};
+
+const destinations = (found) => {
+  const wishes = found.map(([, partition]) => partition);
+  return {
+    topics: Uint32Array.from(found, ([topic]) => topic),
+    partitions: Uint32Array.from(wishes.every((partition) => partition === ANY_PARTITION) ? [] : wishes),
+  };
+};
+
+const bitmap = (kept) => {
+  const words = new BigUint64Array(Math.ceil(kept.length / 64));
+  kept.forEach((keeps, position) => {
+    if (keeps) words[position >> 6] |= 1n << BigInt(position & 63);
+  });
+  return words;
+};
+
+/** Opens a plugin with the text of its configuration. */
+export const openPlugin = (kind, config) => {
+  const plugin = new kind();
+  const setup = new Setup();
+  plugin.open(kind.parseConfig(config), setup);
+  return { plugin, setup };
+};
+
+/** The interfaces of a component, by the names of the WIT. */
+export const component = (kind, imports) => {
+  let plugin;
+  let headers = [];
+  const failing =
+    (call) =>
+    (...given) => {
+      try {
+        return call(...given);
+      } catch (error) {
+        throw { tag: error instanceof Retry ? "retry" : "failed", val: words(error) };
+      }
+    };
+  const lifecycle = {
+    describe: () => ({
+      name: kind.pluginName || kind.name,
+      version: kind.version,
+      summary: kind.summary,
+      example:
+        kind.example === undefined ? "" : typeof kind.example === "string" ? kind.example : JSON.stringify(kind.example),
+    }),
+    open: (config) => {
+      useHost(broker(imports));
+      let setup;
+      try {
+        ({ plugin, setup } = openPlugin(kind, config));
+      } catch (error) {
+        throw words(error);
+      }
+      headers = setup.headers;
+      const flags = (names, set) => Object.fromEntries(names.map((name) => [name, set.has(name)]));
+      return {
+        columns: flags(["keys", "values", "timestamps"], setup.columns),
+        facts: flags(["principal", "clientId"], setup.facts),
+        headers,
+      };
+    },
+  };
+  const routing = {
+    route: failing((topic, batch, contexts) => {
+      const answer = plugin.route(readBatch(topic, batch, contexts, headers));
+      if (answer instanceof Uniform) {
+        return { routes: { tag: "uniform", val: destinations(places(answer.route)) }, rejected: [] };
+      }
+      const [rejected, found, ends] = [[], [], []];
+      checked(answer, batch.count, "route").forEach((route, position) => {
+        if (route instanceof Reject) rejected.push({ record: position, reason: route.reason });
+        else found.push(...places(route));
+        ends.push(found.length);
+      });
+      if (rejected.length === 0 && ends.every((end, position) => end === position + 1)) {
+        return { routes: { tag: "single", val: destinations(found) }, rejected };
+      }
+      return { routes: { tag: "many", val: { ends: Uint32Array.from(ends), to: destinations(found) } }, rejected };
+    }),
+  };
+  const partitioning = {
+    partition: failing((topic, batch, contexts) => {
+      const rejected = [];
+      const answer = plugin.partition(readBatch(topic, batch, contexts, headers));
+      const partitions = checked(answer, batch.count, "partition").map((partition, position) => {
+        if (!(partition instanceof Reject)) return partition;
+        rejected.push({ record: position, reason: partition.reason });
+        return 0;
+      });
+      return { partitions: Uint32Array.from(partitions), rejected };
+    }),
+  };
+  const acknowledging = {
+    strongest: () => plugin.strongest(),
+    decide: failing((topic, batch, contexts, arrivals) => {
+      const seen = readBatch(topic, batch, contexts, headers);
+      const arrived = arrivals.map((arrival, at) => ({
+        ...arrival,
+        replicas: arrival.replicas.map((replica) => ({ ...replica, behind: Number(replica.behind) })),
+        start: seen.contexts[at].start,
+        end: seen.contexts[at].end,
+      }));
+      const rejected = Array.from(plugin.check(seen), ([record, reason]) => ({ record, reason: String(reason) }));
+      rejected.sort((one, other) => one.record - other.record);
+      return { decisions: checked(plugin.decide(seen, arrived), arrived.length, "decide"), rejected };
+    }),
+  };
+  const retaining = {
+    evaluate: failing((topic, logs, now) => {
+      const seen = logs.map((log) => ({
+        partition: log.partition,
+        startOffset: Number(log.startOffset),
+        highWatermark: Number(log.highWatermark),
+        segments: log.segments.map((segment) => ({
+          baseOffset: Number(segment.baseOffset),
+          nextOffset: Number(segment.nextOffset),
+          maxTimestamp: Number(segment.maxTimestamp),
+          bytes: Number(segment.bytes),
+        })),
+        readers: log.readers.map((reader) => ({
+          group: reader.group,
+          committed: Number(reader.committed),
+          idleMs: Number(reader.idleMs),
+        })),
+      }));
+      const verdicts = checked(plugin.evaluate(topic.name, seen, Number(now)), seen.length, "evaluate");
+      return {
+        verdicts: verdicts.map(({ deleteBefore = 0, rewrite = [] }) => ({
+          deleteBefore: BigInt(deleteBefore),
+          rewrite: Uint32Array.from(rewrite),
+        })),
+        againInMs: BigInt(plugin.againInMs),
+      };
+    }),
+  };
+  const filtering = {
+    keep: failing((topic, partition, batch, offsets, now) => {
+      const seen = readBatch(topic, batch, [], headers);
+      seen.contexts = [{ start: 0, end: batch.count, now: Number(now), seed: 0n }];
+      return bitmap(checked(plugin.keep(seen, partition, Array.from(offsets, Number)), batch.count, "keep"));
+    }),
+  };
+  return { lifecycle, routing, partitioning, acknowledging, retaining, filtering };
+};

@@ -1,0 +1,107 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { DROP, KEEP, Eraser, Failed, Router, bytes, refuse, reject, text, uniform } from "../index.js";
+import { component } from "../component.js";
+import { SENT_TO, batch, opened, record, route } from "../testkit.js";
+
+class Everywhere extends Router {
+  open(_config, setup) {
+    setup.readValues();
+    setup.readHeader("trace");
+    this.topic = setup.topic("other");
+  }
+
+  route(seen) {
+    const values = seen.values.map(text);
+    if (values[0] === "uniform") return uniform([KEEP, this.topic]);
+    const there = { keep: KEEP, other: this.topic, third: this.topic.at(3), both: [KEEP, this.topic], drop: DROP };
+    return values.map((value) => there[value] ?? reject("no such value"));
+  }
+}
+
+const imports = {
+  topics: { resolve: () => 7 },
+  log: { write: () => {} },
+  metrics: { declare: () => 0, add: () => {}, set: () => {}, observe: () => {} },
+};
+
+test("text is what TextDecoder makes of bytes, and bytes what TextEncoder makes of text", () => {
+  const [decoder, encoder] = [new TextDecoder("utf-8", { ignoreBOM: true }), new TextEncoder()];
+  for (const string of ["", "plain", "grün", "€ 12", "🦀", "a\u0000b"]) {
+    assert.deepEqual(bytes(string), encoder.encode(string));
+    assert.equal(text(bytes(string)), string);
+  }
+  for (const wrong of [[0xff], [0xc3], [0x61, 0xe2, 0x82], [0xc0, 0x80], [0xed, 0xa0, 0x80], [0xf5, 0x61]]) {
+    assert.ok(text(Uint8Array.from(wrong)).includes("\ufffd"), String(wrong));
+    assert.ok(decoder.decode(Uint8Array.from(wrong)).includes("\ufffd"));
+  }
+  assert.equal(text(null), "");
+});
+
+test("every route is understood", () => {
+  const router = opened(Everywhere);
+  const sent = ["keep", "other", "third", "both", "drop", "what?"].map((value) => record({ value }));
+  assert.deepEqual(route(router, sent), [
+    [SENT_TO],
+    ["other"],
+    ["other/3"],
+    [SENT_TO, "other"],
+    [],
+    { rejected: "no such value" },
+  ]);
+  assert.deepEqual(route(router, [record({ value: "uniform" })]), [[SENT_TO, "other"]]);
+});
+
+test("only what was asked for is seen", () => {
+  const router = opened(Everywhere);
+  const seen = batch(router, [record({ key: "k", value: "v", headers: { trace: "t" } })], { principal: "User:a" });
+  assert.deepEqual([seen.keys.length, text(seen.values[0]), text(seen.header("trace")[0])], [0, "v", "t"]);
+  assert.equal(seen.contexts[0].principal, undefined);
+  assert.throws(() => seen.header("more"), Failed);
+});
+
+test("columns tell null and empty apart, and answers are columns again", () => {
+  const exported = component(Everywhere, imports);
+  exported.lifecycle.open("");
+  const data = bytes("keepotherboth");
+  const values = { data, ends: Uint32Array.from([4, 9, 13, 13, 13]), nulls: BigUint64Array.from([1n << 3n]) };
+  const headers = [{ data: new Uint8Array(), ends: Uint32Array.from([0, 0, 0, 0, 0]), nulls: [] }];
+  const call = (seen) => exported.routing.route({ name: "t", partitions: 1 }, seen, [{ end: 5, now: 1n, seed: 2n }]);
+  const answer = call({ count: 5, values, headers });
+  assert.equal(answer.routes.tag, "many");
+  assert.deepEqual(Array.from(answer.routes.val.ends), [1, 2, 4, 4, 4]);
+  assert.deepEqual(Array.from(answer.routes.val.to.topics), [0, 7, 0, 7]);
+  assert.deepEqual(answer.rejected, [
+    { record: 3, reason: "no such value" },
+    { record: 4, reason: "no such value" },
+  ]);
+});
+
+test("an error is a failure in its own words", () => {
+  class Bad extends Router {
+    route() {
+      return [KEEP];
+    }
+  }
+  const exported = component(Bad, imports);
+  exported.lifecycle.open("");
+  const call = () => exported.routing.route({ name: "t", partitions: 1 }, { count: 2, headers: [] }, [{ end: 2, now: 0n, seed: 0n }]);
+  assert.throws(call, (error) => error.tag === "failed" && error.val === "route gave 1 answers for 2");
+});
+
+test("bits are words of 64", () => {
+  class Odd extends Eraser {
+    keep(seen) {
+      return Array.from({ length: seen.count }, (_, position) => position % 2 === 1);
+    }
+  }
+  const exported = component(Odd, imports);
+  exported.lifecycle.open("");
+  const kept = exported.filtering.keep({ name: "t", partitions: 1 }, 0, { count: 66, headers: [] }, [], 0n);
+  assert.deepEqual(Array.from(kept), [0xaaaa_aaaa_aaaa_aaaan, 2n]);
+});
+
+test("a refusal has a reason that Kafka knows", () => {
+  assert.throws(() => refuse("no", "whim"), /whim is no reason/);
+});

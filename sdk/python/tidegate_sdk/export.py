@@ -1,0 +1,318 @@
+"""From the classes of a plugin to the interfaces of a component, and back.
+
+Everything of `wit_world`, which componentize-py generates, is used here and nowhere else; natively there is none of it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from . import plugins, setup
+from .data import Batch, Context, unpack
+from .errors import Retry, words
+
+try:
+    from componentize_py_types import Err
+    from wit_world.imports import log as wit_log
+    from wit_world.imports import metrics as wit_metrics
+    from wit_world.imports import types as wit_types
+except ImportError:  # natively: in tests
+    Err = wit_log = wit_metrics = wit_types = None  # type: ignore[assignment]
+try:
+    from wit_world.imports import topics as wit_topics
+except ImportError:  # only routers have it
+    wit_topics = None  # type: ignore[assignment]
+try:
+    from wit_world.exports import lifecycle as wit_lifecycle
+except ImportError:
+    wit_lifecycle = None  # type: ignore[assignment]
+try:
+    from wit_world.exports import routing as wit_routing
+except ImportError:
+    wit_routing = None  # type: ignore[assignment]
+try:
+    from wit_world.exports import partitioning as wit_partitioning
+except ImportError:
+    wit_partitioning = None  # type: ignore[assignment]
+try:
+    from wit_world.exports import acknowledging as wit_acknowledging
+except ImportError:
+    wit_acknowledging = None  # type: ignore[assignment]
+try:
+    from wit_world.exports import retaining as wit_retaining
+except ImportError:
+    wit_retaining = None  # type: ignore[assignment]
+
+#: No wish for a partition.
+ANY_PARTITION = 0xFFFF_FFFF
+
+
+class _Broker:
+    """The host's functions, behind the interface of `setup.host`."""
+
+    def resolve(self, name: str) -> int:
+        if wit_topics is None:
+            raise ValueError("only routers name topics")
+        return _said(wit_topics.resolve, name)
+
+    def write(self, level: str, message: str) -> None:
+        wit_log.write(wit_log.Level[level.upper()], message)
+
+    def declare(self, name: str, kind: str, labels: tuple[tuple[str, str], ...]) -> int:
+        return _said(wit_metrics.declare, name, wit_metrics.Kind[kind.upper()], list(labels))
+
+    def add(self, series: int, by: int) -> None:
+        wit_metrics.add(series, by)
+
+    def set(self, series: int, to: float) -> None:
+        wit_metrics.set(series, to)
+
+    def observe(self, series: int, value: float) -> None:
+        wit_metrics.observe(series, value)
+
+
+def _said(call, *arguments):
+    """What a function of the host refuses is the author's `ValueError`."""
+    try:
+        return call(*arguments)
+    except Err as error:
+        raise ValueError(error.value) from None
+
+
+class _Opened:
+    """The one instance of a component."""
+
+    plugin: Any = None
+    headers: list[str] = []
+
+
+def describe(kind: type[plugins.Plugin]) -> tuple[str, str, str, str]:
+    """Name, version, summary and example of a plugin."""
+    document = (kind.__doc__ or "").strip().splitlines()
+    summary = kind.summary or (document[0] if document else "")
+    example = "" if kind.example is None else kind.example if isinstance(kind.example, str) else json.dumps(kind.example)
+    return kind.name or kind.__name__, kind.version, summary, example
+
+
+def open_plugin(kind: type[plugins.Plugin], config: str) -> tuple[plugins.Plugin, setup.Setup]:
+    """Opens a plugin with the text of its configuration."""
+    plugin, asked = kind(), setup.Setup()
+    try:
+        parsed = kind.parse_config(config) if hasattr(kind, "parse_config") else json.loads(config) if config.strip() else None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the configuration is not JSON: {error}") from None
+    plugin.open(parsed, asked)
+    return plugin, asked
+
+
+def _batch(topic, batch, contexts) -> Batch:
+    start, runs = 0, []
+    for context in contexts:
+        runs.append(Context(range(start, context.end), context.now, context.seed, context.principal, context.client_id))
+        start = context.end
+    return Batch(
+        topic=topic.name,
+        partitions=topic.partitions,
+        count=batch.count,
+        contexts=runs,
+        keys=unpack(batch.keys) if batch.keys is not None else (),
+        values=unpack(batch.values) if batch.values is not None else (),
+        timestamps=batch.timestamps if batch.timestamps is not None else (),
+        _headers={name: unpack(column) for name, column in zip(_Opened.headers, batch.headers)},
+    )
+
+
+def _failing(call):
+    """Answers exceptions as failures: a trap would cost the instance and tell the operator nothing."""
+
+    def wrapped(*arguments):
+        try:
+            return call(*arguments)
+        except Retry as error:
+            raise Err(wit_types.Failure_Retry(words(error))) from None
+        except Exception as error:
+            raise Err(wit_types.Failure_Failed(words(error))) from None
+
+    return wrapped
+
+
+class _Lifecycle:
+    kind: type[plugins.Plugin]
+
+    def describe(self):
+        return wit_lifecycle.Description(*describe(self.kind))
+
+    def open(self, config):
+        setup.use(_Broker())
+        try:
+            _Opened.plugin, asked = open_plugin(self.kind, config)
+        except Exception as error:
+            raise Err(words(error)) from None
+        _Opened.headers = asked.headers
+        columns, facts = wit_types.Columns(0), wit_types.Facts(0)
+        for column in asked.columns:
+            columns |= wit_types.Columns[column.upper()]
+        for fact in asked.facts:
+            facts |= wit_types.Facts[fact.upper()]
+        return wit_lifecycle.Needs(columns, facts, asked.headers)
+
+
+def places(route) -> list[tuple[int, int]]:
+    """Topics and partitions of a route, as numbers."""
+    if isinstance(route, setup.Topic):
+        return [(route.number, ANY_PARTITION)]
+    if isinstance(route, tuple) and len(route) == 2 and isinstance(route[1], int):
+        return [(route[0].number, route[1])]
+    return [place for part in route for place in places(part)]
+
+
+def checked(answers, count: int, what: str) -> list:
+    """One answer for each record."""
+    answers = list(answers)
+    if len(answers) != count:
+        raise TypeError(f"{what} gave {len(answers)} answers for {count}")
+    return answers
+
+
+def _destinations(found: list[tuple[int, int]]):
+    wishes = [partition for _, partition in found]
+    if all(partition == ANY_PARTITION for partition in wishes):
+        wishes = []
+    return wit_routing.Destinations([topic for topic, _ in found], wishes)
+
+
+class _Routing:
+    @_failing
+    def route(self, topic, batch, contexts):
+        answer = _Opened.plugin.route(_batch(topic, batch, contexts))
+        if isinstance(answer, plugins.Uniform):
+            return wit_routing.Answer(wit_routing.Routes_Uniform(_destinations(places(answer.route))), [])
+        rejected, found, ends = [], [], []
+        for position, route in enumerate(checked(answer, batch.count, "route")):
+            if isinstance(route, plugins.Reject):
+                rejected.append(wit_types.Rejection(position, route.reason))
+            else:
+                found.extend(places(route))
+            ends.append(len(found))
+        if not rejected and all(end == position + 1 for position, end in enumerate(ends)):
+            return wit_routing.Answer(wit_routing.Routes_Single(_destinations(found)), [])
+        routes = wit_routing.Routes_Many(wit_routing.FanOut(ends, _destinations(found)))
+        return wit_routing.Answer(routes, rejected)
+
+
+class _Partitioning:
+    @_failing
+    def partition(self, topic, batch, contexts):
+        partitions, rejected = [], []
+        answer = _Opened.plugin.partition(_batch(topic, batch, contexts))
+        for position, partition in enumerate(checked(answer, batch.count, "partition")):
+            if isinstance(partition, plugins.Reject):
+                rejected.append(wit_types.Rejection(position, partition.reason))
+                partition = 0
+            partitions.append(partition)
+        return wit_partitioning.Placement(partitions, rejected)
+
+
+def _copies(until: plugins.Until):
+    return wit_acknowledging.Copies(until.count, until.racks, list(until.brokers), until.within_ms)
+
+
+def _decision(decision):
+    if isinstance(decision, plugins.Until):
+        return wit_acknowledging.Decision_Until(_copies(decision))
+    if isinstance(decision, plugins.Refuse):
+        reason = wit_acknowledging.Reason[decision.reason.upper()]
+        return wit_acknowledging.Decision_Refuse(wit_acknowledging.Refusal(reason, decision.message))
+    return {
+        plugins.AS_ASKED: wit_acknowledging.Decision_AsAsked,
+        plugins.APPENDED: wit_acknowledging.Decision_Appended,
+        plugins.LEADER_DURABLE: wit_acknowledging.Decision_LeaderDurable,
+        plugins.MIN_IN_SYNC: wit_acknowledging.Decision_MinInSync,
+        plugins.ALL_IN_SYNC: wit_acknowledging.Decision_AllInSync,
+    }[decision]()
+
+
+class _Acknowledging:
+    def strongest(self):
+        most = _Opened.plugin.strongest()
+        return None if most is None else _copies(most)
+
+    @_failing
+    def decide(self, topic, batch, contexts, arrivals):
+        seen = _batch(topic, batch, contexts)
+        arrived = [
+            plugins.Arrival(
+                one.partition,
+                one.bytes,
+                one.acks.name.lower(),
+                one.min_in_sync,
+                tuple(plugins.Replica(copy.broker, copy.rack, copy.in_sync, copy.behind) for copy in one.replicas),
+                context.records,
+            )
+            for one, context in zip(arrivals, seen.contexts)
+        ]
+        rejected = [wit_types.Rejection(*found) for found in sorted(_Opened.plugin.check(seen).items())]
+        decisions = checked(_Opened.plugin.decide(seen, arrived), len(arrived), "decide")
+        return wit_acknowledging.Answer([_decision(decision) for decision in decisions], rejected)
+
+
+class _Retaining:
+    @_failing
+    def evaluate(self, topic, logs, now):
+        seen = [
+            plugins.PartitionLog(
+                log.partition,
+                log.start_offset,
+                log.high_watermark,
+                tuple(plugins.Segment(s.base_offset, s.next_offset, s.max_timestamp, s.bytes) for s in log.segments),
+                tuple(plugins.Reader(r.group, r.committed, r.idle_ms) for r in log.readers),
+            )
+            for log in logs
+        ]
+        verdicts = checked(_Opened.plugin.evaluate(topic.name, seen, now), len(seen), "evaluate")
+        return wit_retaining.Answer(
+            [wit_retaining.Verdict(one.delete_before, list(one.rewrite)) for one in verdicts], _Opened.plugin.again_in_ms
+        )
+
+
+def bitmap(kept) -> list[int]:
+    """A bit for each record, in words of 64, least significant bit first."""
+    words_of_bits: list[int] = []
+    for position, keeps in enumerate(kept):
+        if position % 64 == 0:
+            words_of_bits.append(0)
+        if keeps:
+            words_of_bits[-1] |= 1 << (position % 64)
+    return words_of_bits
+
+
+class _Filtering:
+    @_failing
+    def keep(self, topic, partition, batch, offsets, now):
+        seen = _batch(topic, batch, [])
+        seen.contexts = [Context(range(batch.count), now, 0)]
+        return bitmap(checked(_Opened.plugin.keep(seen, partition, offsets), batch.count, "keep"))
+
+
+def export(kind: type[plugins.Plugin]):
+    """The classes that make a component of a plugin. They must have these names at the top of the module that is built::
+
+        Lifecycle, Routing = export(MyRouter)
+        Lifecycle, Partitioning = export(MyPartitioner)
+        Lifecycle, Acknowledging = export(MyHook)
+        Lifecycle, Retaining = export(MyPolicy)
+        Lifecycle, Retaining, Filtering = export(MyEraser)
+    """
+    lifecycle = type("Lifecycle", (_Lifecycle,), {"kind": kind})
+    if issubclass(kind, plugins.Router):
+        return lifecycle, type("Routing", (_Routing,), {})
+    if issubclass(kind, plugins.Partitioner):
+        return lifecycle, type("Partitioning", (_Partitioning,), {})
+    if issubclass(kind, plugins.AckHook):
+        return lifecycle, type("Acknowledging", (_Acknowledging,), {})
+    if issubclass(kind, plugins.Eraser):
+        return lifecycle, type("Retaining", (_Retaining,), {}), type("Filtering", (_Filtering,), {})
+    if issubclass(kind, plugins.Retention):
+        return lifecycle, type("Retaining", (_Retaining,), {})
+    raise TypeError(f"{kind.__name__} is no plugin: derive it from Router, Partitioner, AckHook, Retention or Eraser")
