@@ -15,6 +15,7 @@ criterion_group!(
     records::compression,
     codec::produce,
     journal::rounds,
-    plugins::sandbox
+    plugins::sandbox,
+    plugins::policies
 );
 criterion_main!(parts);

@@ -27,6 +27,8 @@ pub(crate) enum System {
     Kafka,
     /// Apache Kafka with `flush.messages=1`: acknowledged is on the disk.
     KafkaFlush,
+    /// RabbitMQ with durable quorum queues: confirmed is on the disk.
+    RabbitMq,
 }
 
 impl System {
@@ -36,6 +38,7 @@ impl System {
             Self::TidegateOs => "Tidegate (os)",
             Self::Kafka => "Kafka (no fsync)",
             Self::KafkaFlush => "Kafka (flush.messages=1)",
+            Self::RabbitMq => "RabbitMQ (quorum queues)",
         }
     }
 }
@@ -53,6 +56,8 @@ pub(crate) struct Places {
 pub(crate) struct Broker {
     pub(crate) bootstrap: String,
     pub(crate) process: Process,
+    /// Of RabbitMQ; ended after it.
+    _port_mapper: Option<PortMapper>,
     /// From the start of its process to its first answer.
     pub(crate) ready_after: Duration,
     pub(crate) system: System,
@@ -87,9 +92,11 @@ impl Broker {
         Command::new("sync").status().context("running sync")?;
         let port = free_port()?;
         let bootstrap = format!("127.0.0.1:{port}");
+        let port_mapper = (system == System::RabbitMq).then(|| free_port().map(PortMapper)).transpose()?;
         let mut command = match system {
             System::Tidegate | System::TidegateOs => tidegate(system, places, &bootstrap),
             System::Kafka | System::KafkaFlush => kafka(system, places, port)?,
+            System::RabbitMq => rabbitmq(places, port, port_mapper.as_ref().map_or(0, |mapper| mapper.0))?,
         };
         let log = places.data.join("broker.log");
         command.stdin(Stdio::null()).stdout(File::create(&log)?).stderr(File::options().append(true).open(&log)?);
@@ -100,7 +107,8 @@ impl Broker {
                 let log = fs::read_to_string(&log).unwrap_or_default();
                 bail!("{error}; its log:\n{log}");
             }
-            if answers(&bootstrap) {
+            let ready = if system == System::RabbitMq { answers_amqp(&bootstrap) } else { answers(&bootstrap) };
+            if ready {
                 break;
             }
             if started.elapsed() > Duration::from_secs(120) {
@@ -109,7 +117,7 @@ impl Broker {
             std::thread::sleep(Duration::from_millis(2));
         }
         let program = places.tidegate.clone();
-        Ok(Self { bootstrap, process, ready_after: started.elapsed(), system, program, log })
+        Ok(Self { bootstrap, process, _port_mapper: port_mapper, ready_after: started.elapsed(), system, program, log })
     }
 }
 
@@ -156,6 +164,51 @@ fn kafka(system: System, places: &Places, port: u16) -> Result<Command> {
     Ok(command)
 }
 
+/// Erlang's port mapper, which every node starts that finds none, and which outlives it.
+struct PortMapper(u16);
+
+impl Drop for PortMapper {
+    fn drop(&mut self) {
+        let _ = Command::new("epmd").args(["-port", &self.0.to_string(), "-kill"]).output();
+    }
+}
+
+/// RabbitMQ as Debian packages it (`rabbitmq-server`), with everything that it writes below `places.data`.
+fn rabbitmq(places: &Places, port: u16, port_mapper: u16) -> Result<Command> {
+    const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+    if !Path::new(PROGRAM).exists() {
+        bail!("{PROGRAM} is missing: install the package rabbitmq-server, or leave the case out (--cases)");
+    }
+    let home = places.data.join("rabbitmq");
+    fs::create_dir_all(&home)?;
+    let file = |name: &str, text: &str| -> Result<PathBuf> {
+        let path = home.join(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    };
+    let mut command = Command::new(PROGRAM);
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        // The cookie of Erlang's distribution.
+        .env("HOME", &home)
+        .env("RABBITMQ_NODENAME", "side-by-side@localhost")
+        .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+        .env("RABBITMQ_NODE_PORT", port.to_string())
+        .env("RABBITMQ_DIST_PORT", free_port()?.to_string())
+        .env("ERL_EPMD_PORT", port_mapper.to_string())
+        .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+        .env("RABBITMQ_MNESIA_BASE", home.join("data"))
+        .env("RABBITMQ_LOG_BASE", home.join("log"))
+        .env("RABBITMQ_PID_FILE", home.join("pid"))
+        .env("RABBITMQ_CONF_ENV_FILE", file("rabbitmq-env.conf", "")?)
+        .env("RABBITMQ_CONFIG_FILE", file("rabbitmq.conf", "disk_free_limit.absolute = 1GB\n")?)
+        .env("RABBITMQ_ENABLED_PLUGINS_FILE", file("enabled_plugins", "[].\n")?)
+        // Makes its script give way to the broker's own process, whose time is counted.
+        .env("RUNNING_UNDER_SYSTEMD", "1");
+    Ok(command)
+}
+
 /// The jars of Apache Kafka: fetched by Maven once.
 pub(crate) fn fetch_kafka(jars: &Path) -> Result<()> {
     if jars.join("kafka_2.13-4.3.0.jar").exists() {
@@ -196,4 +249,17 @@ fn answers(address: &str) -> bool {
     };
     // Correlation id, then the error code 0.
     ask(&ASK_VERSIONS).is_ok_and(|answer| answer.len() > 6 && answer[4..6] == [0, 0])
+}
+
+/// Whether it answers the protocol header of AMQP 0-9-1 with a method frame (connection.start).
+fn answers_amqp(address: &str) -> bool {
+    let ask = || -> std::io::Result<u8> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"AMQP\x00\x00\x09\x01")?;
+        let mut kind = [0];
+        stream.read_exact(&mut kind)?;
+        Ok(kind[0])
+    };
+    ask().is_ok_and(|kind| kind == 1)
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     broker::{Broker, System},
-    load::{KEY_WORDS, Load, Reader, Shape, create_topic},
+    exchange,
+    load::{Load, Reader, Shape, create_topic},
     raw,
 };
 
@@ -41,6 +41,9 @@ pub(crate) enum Case {
     Unrouted,
     /// The same through a router of 100 topic patterns over 10 topics.
     Routed,
+    /// Keyed messages of 100 B through a topic exchange of 100 bindings to 10 durable queues, confirmed, consumed and acknowledged; in
+    /// Tidegate a router of the same bindings to 10 topics, read by a consumer group.
+    Exchange,
     /// Ready-made requests: 100 batches of 1 KiB to 1,000 partitions in each, as many as are acknowledged.
     LimitBatches,
     /// Ready-made requests: 100,000 batches of 1 KiB a second over 1,000 partitions.
@@ -60,6 +63,7 @@ impl Case {
             Self::Together => "1 KiB, 12 partitions, acks=all, and a consumer",
             Self::Unrouted => "keyed records of 100 B, 12 partitions, acks=all",
             Self::Routed => "the same through 100 topic patterns to 10 topics",
+            Self::Exchange => "100 B through 100 bindings to 10 queues, consumed and acknowledged",
             Self::LimitBatches => "limit: 1 KiB batches over 1,000 partitions",
             Self::LimitSteady => "limit: 100,000 batches/s of 1 KiB, 1,000 partitions",
             Self::LimitBytes => "limit: 256 KiB batches, 64 partitions",
@@ -70,6 +74,7 @@ impl Case {
     pub(crate) fn systems(self) -> &'static [System] {
         match self {
             Self::ManyPartitions => &[System::Tidegate, System::TidegateOs, System::Kafka, System::KafkaFlush],
+            Self::Exchange => &[System::Tidegate, System::RabbitMq],
             Self::LimitBatches | Self::LimitBytes | Self::LimitSteady | Self::Routed => &[System::Tidegate],
             _ => &[System::Tidegate, System::TidegateOs, System::Kafka],
         }
@@ -88,6 +93,7 @@ impl Case {
         match self {
             Self::Small => shape(100, 1, "1"),
             Self::ManyPartitions => Shape { batch_records: 10, ..shape(100, 1_000, "all") },
+            Self::Exchange => Shape { keyed: true, linger_ms: 20, batch_bytes: 1_000_000, ..shape(100, 1, "all") },
             Self::Unrouted | Self::Routed => Shape { keyed: true, ..shape(100, 12, "all") },
             Self::Steady => Shape { linger_ms: 0, ..shape(1_024, 12, "all") },
             _ => shape(1_024, 12, "all"),
@@ -125,7 +131,7 @@ pub(crate) struct Durations {
     pub(crate) backlog: u64,
 }
 
-const TOPIC: &str = "side-by-side";
+pub(crate) const TOPIC: &str = "side-by-side";
 
 /// Runs `case` against a fresh `broker`.
 pub(crate) fn run(case: Case, broker: &mut Broker, durations: Durations) -> Result<Figures> {
@@ -133,6 +139,10 @@ pub(crate) fn run(case: Case, broker: &mut Broker, durations: Durations) -> Resu
     let figures = match case {
         Case::Small | Case::Large | Case::ManyPartitions | Case::Unrouted => flat_out(broker, shape, durations),
         Case::Routed => routed(broker, shape, durations),
+        Case::Exchange if broker.system == System::RabbitMq => {
+            exchange::rabbitmq(broker, shape.record_bytes, durations)
+        }
+        Case::Exchange => exchange::tidegate(broker, shape, durations),
         Case::Steady => steady(broker, shape, durations),
         Case::Backlog => backlog(broker, shape, durations),
         Case::Together => together(broker, shape, durations),
@@ -147,18 +157,18 @@ pub(crate) fn run(case: Case, broker: &mut Broker, durations: Durations) -> Resu
 }
 
 /// What was done in a window, and what it cost.
-struct Window {
+pub(crate) struct Window {
     began: Instant,
     cpu: f64,
     records: u64,
 }
 
 impl Window {
-    fn open(broker: &Broker, records: u64) -> Result<Self> {
+    pub(crate) fn open(broker: &Broker, records: u64) -> Result<Self> {
         Ok(Self { began: Instant::now(), cpu: broker.process.cpu_seconds()?, records })
     }
 
-    fn close(self, broker: &Broker, records: u64, record_bytes: usize) -> Result<Figures> {
+    pub(crate) fn close(self, broker: &Broker, records: u64, record_bytes: usize) -> Result<Figures> {
         let seconds = self.began.elapsed().as_secs_f64();
         let cpu = broker.process.cpu_seconds()? - self.cpu;
         let records = (records - self.records) as f64;
@@ -184,20 +194,7 @@ fn flat_out(broker: &Broker, shape: Shape, durations: Durations) -> Result<Figur
 
 /// As [`flat_out`], with a router before it. Each record matches one of its patterns.
 fn routed(broker: &Broker, shape: Shape, durations: Durations) -> Result<Figures> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let built =
-        broker.tidegate(&["plugin", "build", &root.join("plugins/router-topic").to_string_lossy(), "--path"])?;
-    broker.tidegate(&["plugin", "deploy", "patterns", built.trim()])?;
-    let destination = |word: usize| format!("routed-{}", word % 10);
-    for topic in 0..10 {
-        create_topic(&broker.bootstrap, &destination(topic), shape.partitions)?;
-    }
-    create_topic(&broker.bootstrap, TOPIC, shape.partitions)?;
-    let bindings: Vec<String> = (0..KEY_WORDS)
-        .map(|word| format!(r#"{{"pattern": "*.{word}.#", "topic": "{}"}}"#, destination(word)))
-        .collect();
-    let config = format!(r#"tidegate.router.config={{"bindings": [{}], "unmatched": "reject"}}"#, bindings.join(", "));
-    broker.tidegate(&["topic", "alter", TOPIC, "--config", "tidegate.router=patterns", "--config", &config])?;
+    exchange::bind(broker, TOPIC, shape.partitions)?;
     let mut load = Load::new(&broker.bootstrap, TOPIC, shape)?;
     load.flat_out(durations.warm_up)?;
     let window = Window::open(broker, load.acknowledged())?;

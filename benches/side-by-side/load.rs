@@ -40,6 +40,9 @@ pub(crate) struct Shape {
 /// Second words of keys, numbers from 0.
 pub(crate) const KEY_WORDS: usize = 100;
 
+/// How long a consumer waits whose queue is full. librdkafka's own second would be what is measured, with any broker that fills the queue.
+const QUEUE_BACKOFF_MS: &str = "5";
+
 /// What is counted while records are acknowledged.
 struct Deliveries {
     acknowledged: AtomicU64,
@@ -129,7 +132,7 @@ impl Load {
             shape,
             topic: topic.to_owned(),
             payloads: payloads(shape.record_bytes),
-            keys: (0..1_000).map(|key| format!("eu.{}.order.{key}", key * 7 % KEY_WORDS)).collect(),
+            keys: keys(),
             sent: 0,
         })
     }
@@ -214,8 +217,13 @@ impl Load {
     }
 }
 
+/// Keys of four words: `eu.7.order.1`.
+pub(crate) fn keys() -> Vec<String> {
+    (0..1_000).map(|key| format!("eu.{}.order.{key}", key * 7 % KEY_WORDS)).collect()
+}
+
 /// A few hundred different payloads of letters and digits, so that no layer sees the same bytes again and again.
-fn payloads(bytes: usize) -> Vec<Vec<u8>> {
+pub(crate) fn payloads(bytes: usize) -> Vec<Vec<u8>> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;
@@ -268,6 +276,7 @@ impl Reader {
             .set("group.id", "side-by-side")
             .set("enable.auto.commit", "false")
             .set("fetch.wait.max.ms", "100")
+            .set("fetch.queue.backoff.ms", QUEUE_BACKOFF_MS)
             .create()?;
         let mut all = TopicPartitionList::new();
         for partition in 0..partitions {
@@ -275,6 +284,22 @@ impl Reader {
         }
         consumer.assign(&all)?;
         Ok(Self { consumer, topic: topic.to_owned(), records: 0 })
+    }
+
+    /// Reads several topics as a member of a group, from their beginnings, and commits what it has read every second.
+    pub(crate) fn in_group(bootstrap: &str, topics: &[String]) -> Result<Self> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            .set("group.id", "side-by-side")
+            .set("auto.offset.reset", "earliest")
+            .set("auto.commit.interval.ms", "1000")
+            .set("fetch.min.bytes", "100000")
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.queue.backoff.ms", QUEUE_BACKOFF_MS)
+            .create()?;
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&names)?;
+        Ok(Self { consumer, topic: topics.join(", "), records: 0 })
     }
 
     /// Reads until `records` have come in all.

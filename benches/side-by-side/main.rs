@@ -1,10 +1,11 @@
-//! Tidegate beside Apache Kafka: the same load on each in turn, in one run, as ratios.
+//! Tidegate beside Apache Kafka, and beside RabbitMQ: the same load on each in turn, in one run, as ratios.
 //!
 //! `cargo run --release -p tidegate-benches --bin side-by-side` fetches Apache Kafka with Maven, builds Tidegate, runs every case three
 //! times on fresh brokers, and writes the medians to `benches/results`.
 
 mod broker;
 mod cases;
+mod exchange;
 mod load;
 mod process;
 mod raw;
@@ -25,13 +26,13 @@ use crate::{
     report::{Machine, Results},
 };
 
-/// Drives Tidegate and Apache Kafka in turn with the same load, and prints a table with ratios.
+/// Drives Tidegate and Apache Kafka (or RabbitMQ) in turn with the same load, and prints a table with ratios.
 #[derive(Parser)]
 struct Arguments {
     /// How often each case is run; the table has the medians.
     #[arg(long, default_value_t = 3)]
     runs: u32,
-    /// Only these cases.
+    /// Only these cases; without it all but `exchange`, which needs RabbitMQ.
     #[arg(long, value_delimiter = ',')]
     cases: Vec<Case>,
     /// Only these brokers.
@@ -79,7 +80,11 @@ fn main() -> Result<()> {
         window: Duration::from_secs_f64(arguments.window),
         backlog: arguments.backlog,
     };
-    let cases = if arguments.cases.is_empty() { Case::value_variants().to_vec() } else { arguments.cases };
+    let cases = if arguments.cases.is_empty() {
+        Case::value_variants().iter().copied().filter(|case| *case != Case::Exchange).collect()
+    } else {
+        arguments.cases
+    };
     let wanted = |system: &System| arguments.systems.is_empty() || arguments.systems.contains(system);
     if cases.iter().flat_map(|case| case.systems()).any(|system| wanted(system) && is_kafka(*system)) {
         broker::fetch_kafka(&places.kafka_jars)?;

@@ -51,13 +51,17 @@ impl Results {
     /// The table in Markdown: a row for each figure of each case, and Tidegate's share of what Kafka does.
     pub(crate) fn markdown(&self) -> String {
         let mut out = String::new();
+        let to = match self.ready_seconds.contains_key(&System::RabbitMq) {
+            true => "RabbitMQ",
+            false => "Kafka as it comes, or where said to Kafka with `flush.messages=1`",
+        };
         let _ = writeln!(
             out,
             "Medians of the runs of one session on {} cores ({}), Linux {}; the load generator shares the cores. \
-             The ratio is Tidegate (fsync) to Kafka as it comes, or where said to Kafka with `flush.messages=1`.\n",
+             The ratio is Tidegate (fsync) to {to}.\n",
             self.machine.cores, self.machine.processor, self.machine.kernel
         );
-        let systems = [System::Tidegate, System::TidegateOs, System::Kafka, System::KafkaFlush];
+        let systems = [System::Tidegate, System::TidegateOs, System::Kafka, System::KafkaFlush, System::RabbitMq];
         let systems: Vec<System> =
             systems.into_iter().filter(|system| self.ready_seconds.contains_key(system)).collect();
         let _ = write!(out, "| case | figure |");
@@ -83,6 +87,9 @@ impl Results {
                 }
                 if let Some(ratio) = ratio(System::KafkaFlush) {
                     ratios.push(format!("{ratio:.2}x of flush"));
+                }
+                if let Some(ratio) = ratio(System::RabbitMq) {
+                    ratios.push(format!("{ratio:.2}x"));
                 }
                 row(&mut out, case.title(), figure.name, &medians, &ratios.join(", "));
             }

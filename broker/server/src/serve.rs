@@ -43,6 +43,7 @@ use crate::{
     data_directory::{DataDirectory, DataDirectoryError},
     logging::{self, LoggingError},
     metrics::ShardMetrics,
+    observed::ObservedBatches,
     plugin_log::PluginLines,
     plugin_runtime::{self, WasmHost},
     shell::{
@@ -132,7 +133,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     let broker = advertised(config, kafka);
     let metrics: Vec<Arc<ShardMetrics>> = (0..shards).map(|_| Arc::default()).collect();
     let page = MetricsPage::new(metrics.clone());
-    let plugin_lines = Arc::clone(&page.plugin_lines);
+    let (plugin_lines, observed) = (Arc::clone(&page.plugin_lines), Arc::clone(&page.observed));
     let control = Control::start(ControlOptions {
         data_directory: directory.path().to_path_buf(),
         empty: MetadataImage::new(directory.meta().cluster_id.clone(), broker.clone(), config.broker_defaults()),
@@ -149,7 +150,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
             Box::new(move |reason| drop(fatal.send(reason)))
         },
     })?;
-    let running = match start_shards(config, &directory, &report, &control, (metrics, plugin_lines), fatal) {
+    let running = match start_shards(config, &directory, &report, &control, (metrics, plugin_lines, observed), fatal) {
         Ok(running) => running,
         Err(error) => {
             control.stop();
@@ -244,7 +245,7 @@ fn start_shards(
     directory: &DataDirectory,
     report: &StartupReport,
     control: &Control,
-    (metrics, plugin_lines): (Vec<Arc<ShardMetrics>>, Arc<PluginLines>),
+    (metrics, plugin_lines, observed): (Vec<Arc<ShardMetrics>>, Arc<PluginLines>, Arc<ObservedBatches>),
     fatal: tokio_mpsc::UnboundedSender<String>,
 ) -> Result<Shards, ServeError> {
     let shards = config.shard_count();
@@ -302,6 +303,7 @@ fn start_shards(
             clock,
             metrics,
             plugin_lines: Arc::clone(&plugin_lines),
+            observed: Arc::clone(&observed),
             open_connections: Arc::clone(&running.open_connections),
             propose: Arc::clone(&propose),
             pulse: pulse.clone(),

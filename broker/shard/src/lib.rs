@@ -21,8 +21,8 @@ mod waiting;
 
 pub use connection::{ConnectionId, FrameError, frame_length};
 pub use plugins::{
-    AllowedVerdict, AttachmentCounts, AttachmentReport, PluginLog, RetentionFailure, RetentionReport, RetentionTask,
-    attachment_limits, attainable,
+    AllowedVerdict, AttachmentCounts, AttachmentReport, ObservedBatch, PluginLog, RetentionFailure, RetentionReport,
+    RetentionTask, attachment_limits, attainable,
 };
 pub use request::RequestId;
 pub use shard::{

@@ -20,7 +20,11 @@
 //! An instance belongs to one attachment of one topic on this shard. One that has trapped is replaced with the next batch; a new
 //! version of its plugin, or another configuration, takes over between two batches.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
@@ -47,16 +51,19 @@ use tidegate_records::{
 mod ack;
 mod counts;
 mod fault;
+mod observed;
 mod retention;
 
 pub use ack::attainable;
 pub use counts::{AttachmentCounts, AttachmentReport};
+pub use observed::ObservedBatch;
 pub use retention::{AllowedVerdict, RetentionFailure, RetentionReport, RetentionTask};
 
 pub(crate) use ack::Commit;
 
 use counts::Counts;
 use fault::{DeadLetter, Fault, FaultKind, policy};
+use observed::Observed;
 
 use crate::{
     api::refuse_derived, error::PartitionError, message::ProduceItem, refused::Refused, request::Request, shard::Shard,
@@ -77,6 +84,7 @@ pub(crate) struct Plugins {
     ack_counts: Counts,
     retention_counts: Counts,
     log: Vec<PluginLog>,
+    observed: Observed,
     /// Batches that a plugin did not want to route now.
     refused: Refused,
 }
@@ -163,6 +171,15 @@ impl Plugins {
         let placed = self.partitioner_counts.reports("partitioner", image, of_partitioner);
         let hooks = self.ack_counts.reports("ack", image, of_hook);
         routed.chain(placed).chain(hooks).chain(self.retention_counts.reports("retention", image, |_| None))
+    }
+
+    /// From now on, batches that are sent to these topics are kept for who watches.
+    pub(crate) fn watch(&mut self, topics: Arc<BTreeSet<TopicId>>) {
+        self.observed.watch(topics);
+    }
+
+    pub(crate) fn take_observed(&mut self) -> Vec<ObservedBatch> {
+        self.observed.take()
     }
 
     pub(crate) fn take_log(&mut self) -> Vec<PluginLog> {
@@ -366,6 +383,17 @@ impl Batch<'_> {
         [Context { end, now: self.newest, seed: self.seed(), principal: None, client_id: self.client_id }]
     }
 
+    fn observed(&self) -> ObservedBatch {
+        ObservedBatch {
+            sent_to: self.sent_to,
+            bytes: self.bytes.clone(),
+            now: self.newest,
+            seed: self.seed(),
+            client_id: self.client_id.map(str::to_owned),
+            acks: self.acks,
+        }
+    }
+
     /// The records of a part of this batch, decompressed. `limit`: bytes that they may have.
     fn records_of(&self, part: &(Bytes, BatchHeader), limit: usize) -> Result<Bytes, PartitionError> {
         let (bytes, header) = part;
@@ -414,9 +442,11 @@ impl Shard {
         let records = records.unwrap_or_default();
         let is_routed = is_routed(config);
         let is_asked_about = is_routed || config.ack.is_some();
+        let is_watched = self.plugins.observed.is_watched(topic.id);
         // Before the topic stamps its own. What cannot be parsed is not valid either.
-        let newest =
-            is_asked_about.then(|| BatchHeader::parse(&records).ok().map(|header| header.max_timestamp)).flatten();
+        let newest = (is_asked_about || is_watched)
+            .then(|| BatchHeader::parse(&records).ok().map(|header| header.max_timestamp))
+            .flatten();
         let batch = validate(records, &rules)?;
         refuse_derived(batch.header().producer_id)?;
         if batch.header().attributes.is_transactional() {
@@ -424,7 +454,7 @@ impl Shard {
             return Err(PartitionError::Other { code: ResponseError::InvalidTxnState.code(), message });
         }
         let commit = Commit::of_acks(acks);
-        if !is_asked_about {
+        if !is_asked_about && !is_watched {
             let (bytes, header, rule) = (batch.bytes().clone(), *batch.header(), commit.rule);
             let items = vec![ProduceItem { index, partition: sent_to, bytes, header, rule }];
             return Ok(Checked { items, within: None });
@@ -439,6 +469,9 @@ impl Shard {
             acks,
             commit,
         };
+        if is_watched {
+            self.plugins.observed.push(batch.observed());
+        }
         // The client's own sequence has no gaps: what must come again is known by its numbers.
         let producer = if is_routed { batch.producer() } else { None };
         let Some(producer) = producer else { return self.route(topic, batch, index) };

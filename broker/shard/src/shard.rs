@@ -1,7 +1,7 @@
 //! The shard: one `match` over what happened, and nothing else. State lives in the modules that it dispatches to.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -19,7 +19,7 @@ use tidegate_model::{
 use tidegate_plugin_host::{Compiled, Limits};
 use tidegate_records::{
     batch::BatchHeader,
-    ids::{BrokerId, LeaderEpoch, Offset, ShardId, TopicPartition},
+    ids::{BrokerId, LeaderEpoch, Offset, ShardId, TopicId, TopicPartition},
     time::{Now, Timestamp},
 };
 
@@ -29,7 +29,7 @@ use crate::{
     groups::Groups,
     message::{Ask, Origin, Reply},
     ownership,
-    plugins::{AttachmentReport, PluginLog, Plugins},
+    plugins::{AttachmentReport, ObservedBatch, PluginLog, Plugins},
     replica::Owned,
     request::{Request, RequestId},
 };
@@ -161,6 +161,8 @@ pub enum Input {
     LogStartSet { read: ReadId, result: Result<(), String> },
     /// An [`Effect::Measure`] is done: bytes of each log.
     Measured { read: ReadId, sizes: Vec<u64> },
+    /// These topics are watched from now on, and no others: see [`Effects::observed`].
+    Watch { topics: Arc<BTreeSet<TopicId>> },
     /// A plugin, or another version of it, is ready to run; it comes before the metadata that name it.
     Plugin { name: String, version: u32, compiled: Compiled },
     /// Retention or an [`Effect::SetLogStart`] moved the start of a log.
@@ -270,6 +272,8 @@ pub struct Effects {
     pub errors: Vec<(ApiKey, i16)>,
     /// What plugins logged.
     pub plugin_logs: Vec<PluginLog>,
+    /// What was sent to topics that are watched ([`Input::Watch`]).
+    pub observed: Vec<ObservedBatch>,
     pub(crate) replies: VecDeque<(Origin, Reply)>,
     asks: VecDeque<(ShardId, RequestId, Ask)>,
 }
@@ -355,6 +359,7 @@ impl Shard {
             Input::Measured { read, sizes } => self.owned.measured(read, &sizes, effects),
             Input::Metadata { image } => self.metadata(now, image, effects),
             Input::Plugin { name, version, compiled } => self.plugins.deployed(name, version, compiled),
+            Input::Watch { topics } => self.plugins.watch(topics),
             Input::LogStartMoved { partition, offset } => self.owned.log_start_moved(now, partition, offset, effects),
             Input::StorageFailed { message } => self.owned.storage_failed(message, effects),
             Input::Tick => {
@@ -363,6 +368,7 @@ impl Shard {
             }
         }
         effects.plugin_logs.append(&mut self.plugins.take_log());
+        effects.observed.append(&mut self.plugins.take_observed());
         loop {
             if let Some((origin, reply)) = effects.replies.pop_front() {
                 if origin.shard == self.identity.shard {

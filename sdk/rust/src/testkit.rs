@@ -223,7 +223,32 @@ impl<P> Opened<P> {
     }
 }
 
+/// A batch that was made for a plugin: for benchmarks, which ask about the same one again and again.
+pub struct Prepared(Batch);
+
+impl<P> Opened<P> {
+    /// Makes a batch with what the plugin asked for.
+    #[must_use]
+    pub fn prepare(&self, records: &[TestRecord]) -> Prepared {
+        Prepared(self.batch(records))
+    }
+}
+
 impl<R: Router> Opened<R> {
+    /// Routes a batch, and does with the answer nothing but count its destinations.
+    ///
+    /// # Errors
+    /// As [`Opened::route`].
+    pub fn route_prepared(&mut self, batch: &Prepared) -> Result<usize, Failure> {
+        let count = batch.0.len();
+        Ok(match glue::route(&mut self.plugin, &batch.0)?.routes {
+            routing::Routes::Unchanged => count,
+            routing::Routes::Uniform(to) => to.topics.len() * count,
+            routing::Routes::Single(to) => to.topics.len(),
+            routing::Routes::Many(fan_out) => fan_out.to.topics.len(),
+        })
+    }
+
     /// Asks where the records go.
     ///
     /// # Errors
@@ -240,6 +265,14 @@ impl<R: Router> Opened<R> {
 }
 
 impl<P: Partitioner> Opened<P> {
+    /// Places a batch: a partition for each record.
+    ///
+    /// # Errors
+    /// As [`Opened::partition`].
+    pub fn partition_prepared(&mut self, batch: &Prepared) -> Result<Vec<u32>, Failure> {
+        Ok(glue::partition(&mut self.plugin, &batch.0)?.partitions)
+    }
+
     /// Asks for the partition of each record, or the reason why it was rejected.
     ///
     /// # Errors

@@ -175,6 +175,7 @@ fn router(state: AdminState) -> Router {
         .route("/v1/plugins/{name}/rollback", post(plugin_api::rollback))
         .route("/v1/attachments", get(plugin_api::attachments))
         .route("/v1/plugin-log", get(plugin_api::log))
+        .route("/v1/topics/{topic}/batches", get(plugin_api::batches))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(state.upload_bytes_max))

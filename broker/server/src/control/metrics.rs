@@ -20,6 +20,7 @@ use tidegate_shard::AttachmentCounts;
 
 use crate::{
     metrics::{ApiMetrics, CommittedReport, Histogram, HistogramUnit, ShardMetrics, ShardReport},
+    observed::ObservedBatches,
     plugin_log::PluginLines,
 };
 
@@ -31,6 +32,7 @@ pub struct MetricsPage {
     reports: Mutex<Vec<ShardReport>>,
     /// What plugins logged; shards write it, and tell the broker's own log as well.
     pub plugin_lines: Arc<PluginLines>,
+    pub observed: Arc<ObservedBatches>,
     started: Instant,
 }
 
@@ -38,7 +40,13 @@ impl MetricsPage {
     /// A page of these shards' counters.
     pub fn new(shards: Vec<Arc<ShardMetrics>>) -> Arc<Self> {
         let reports = (0..shards.len()).map(|_| ShardReport::default()).collect();
-        Arc::new(Self { shards, reports: Mutex::new(reports), plugin_lines: Arc::default(), started: Instant::now() })
+        Arc::new(Self {
+            shards,
+            reports: Mutex::new(reports),
+            plugin_lines: Arc::default(),
+            observed: Arc::default(),
+            started: Instant::now(),
+        })
     }
 
     /// Replaces what a shard said last. A shard that is not there is ignored.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
@@ -13,16 +13,18 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_model::metadata::{MetadataChange, MetadataError, MetadataImage, Plugin};
 use tidegate_plugin_host::LogLevel;
-use tidegate_shard::AttachmentCounts;
+use tidegate_shard::{AttachmentCounts, ObservedBatch};
 
 use super::{
     admin::{AdminState, Refusal},
     plugins::{self, CompiledPlugin, LoadedPlugin, PluginError},
 };
+use crate::observed::WATCH;
 
 /// `PUT /v1/plugins/NAME` with the component as its body.
 pub(super) async fn upload(
@@ -233,6 +235,45 @@ pub(super) async fn log(
         })
         .collect();
     Ok(Json(json!({ "lines": lines, "newest": newest })))
+}
+
+/// What is asked of [`batches`].
+#[derive(Deserialize)]
+pub(super) struct BatchesQuery {
+    /// Only batches with a higher number; without it none, but the number to go on from.
+    after: Option<u64>,
+}
+
+/// `GET /v1/topics/TOPIC/batches?after=NUMBER`: batches that clients send to a topic, as they come, with what plugins are told of each. The topic
+/// is watched as long as somebody asks; what is not asked for in time is missed, and counted.
+pub(super) async fn batches(
+    State(state): State<AdminState>,
+    Path(topic): Path<String>,
+    Query(query): Query<BatchesQuery>,
+) -> Result<Json<Value>, Refusal> {
+    let image = state.control.image();
+    let found = image.topic(&topic).filter(|topic| !topic.is_internal()).ok_or_else(|| Refusal {
+        status: StatusCode::NOT_FOUND,
+        message: format!("there is no topic '{topic}' that clients write to"),
+    })?;
+    let fetched = state.page.observed.fetch(found.id, query.after, Instant::now());
+    let observed = Arc::clone(&state.page.observed);
+    tokio::spawn(async move {
+        tokio::time::sleep(WATCH + Duration::from_secs(1)).await;
+        observed.expire(Instant::now());
+    });
+    let encode = |batch: &ObservedBatch| {
+        json!({
+            "partition": batch.sent_to.partition.0,
+            "now": batch.now.0,
+            "seed": batch.seed,
+            "client_id": batch.client_id,
+            "acks": batch.acks,
+            "batch": BASE64_STANDARD.encode(&batch.bytes),
+        })
+    };
+    let batches: Vec<Value> = fetched.batches.iter().map(encode).collect();
+    Ok(Json(json!({ "batches": batches, "newest": fetched.newest, "missed": fetched.missed })))
 }
 
 fn describe(plugin: &Plugin, image: &MetadataImage) -> Value {

@@ -38,6 +38,7 @@ use super::{
 };
 use crate::{
     metrics::ShardMetrics,
+    observed::ObservedBatches,
     plugin_log::{KeptLine, PluginLines},
     plugin_runtime,
     readers::Readers,
@@ -107,6 +108,8 @@ pub struct ShardSetup {
     pub metrics: Arc<ShardMetrics>,
     /// What plugins log is kept here for those who ask.
     pub plugin_lines: Arc<PluginLines>,
+    /// What is sent to topics that somebody watches goes here.
+    pub observed: Arc<ObservedBatches>,
     pub open_connections: OpenConnections,
     pub propose: Propose,
     /// The core to run on.
@@ -235,6 +238,8 @@ async fn run(setup: ShardSetup) {
         limits: setup.limits,
         metrics: setup.metrics,
         plugin_lines: setup.plugin_lines,
+        observed: setup.observed,
+        watching: Cell::new(0),
         readers: RefCell::new(None),
         open_connections: setup.open_connections,
         inputs: RefCell::default(),
@@ -279,6 +284,9 @@ pub(crate) struct Core {
     memory: Memory,
     pub(crate) metrics: Arc<ShardMetrics>,
     plugin_lines: Arc<PluginLines>,
+    observed: Arc<ObservedBatches>,
+    /// [`ObservedBatches::changes`] when the shard was told last what is watched.
+    watching: Cell<u64>,
     /// Who reads topics with a retention plugin; none until all groups are known.
     pub(crate) readers: RefCell<Option<Arc<Readers>>>,
     open_connections: OpenConnections,
@@ -341,6 +349,10 @@ impl Core {
         if self.taking.replace(true) {
             return;
         }
+        let changes = self.observed.changes();
+        if self.watching.replace(changes) != changes {
+            self.inputs.borrow_mut().push_front(Input::Watch { topics: self.observed.watched() });
+        }
         let mut effects = self.effects.take();
         loop {
             let Some(input) = self.inputs.borrow_mut().pop_front() else { break };
@@ -362,6 +374,7 @@ impl Core {
             for log in effects.plugin_logs.drain(..) {
                 self.write_plugin_log(&log);
             }
+            effects.observed.drain(..).for_each(|batch| self.observed.write(batch));
             for effect in effects.list.drain(..) {
                 self.perform(effect);
             }

@@ -5,6 +5,7 @@ mod new;
 mod project;
 mod rabbitmq;
 mod sandbox;
+mod shadow;
 mod stats;
 mod test;
 mod trial;
@@ -70,6 +71,7 @@ Examples:
     Test(test::Test),
     Bench(bench::Bench),
     Try(trial::Try),
+    Shadow(shadow::Shadow),
     Stats(stats::Stats),
     Logs(stats::Logs),
     ImportRabbitmq(rabbitmq::ImportRabbitmq),
@@ -180,6 +182,7 @@ impl PluginArgs {
             PluginCommand::Test(args) => args.run(out),
             PluginCommand::Bench(args) => args.run(out),
             PluginCommand::Try(args) => args.run(out),
+            PluginCommand::Shadow(args) => args.run(out),
             PluginCommand::Stats(args) => args.run(out),
             PluginCommand::Logs(args) => args.run(out),
             PluginCommand::ImportRabbitmq(args) => args.run(out),

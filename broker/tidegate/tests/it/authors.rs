@@ -281,7 +281,7 @@ fn a_plugin_is_tried_without_writing_anything() {
 }
 
 /// Builds a plugin of this repository; the path of its component.
-fn component(folder: &Path) -> String {
+pub(crate) fn component(folder: &Path) -> String {
     let built = tidegate_plugin_host::build::build_component(
         folder,
         tidegate_plugin_host::build::Profile::Release,

@@ -199,9 +199,24 @@ impl Broker {
             .expect("the request is sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("there is an answer");
-        let status = answer.split_whitespace().nth(1).and_then(|code| code.parse().ok()).expect("a status line");
-        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
-        (status, body)
+        status_and_body(&answer)
+    }
+
+    /// PUT of bytes to the admin endpoint: status and body.
+    pub(crate) fn put(&self, path: &str, body: &[u8]) -> (u16, String) {
+        use std::io::Write as _;
+        let mut stream = TcpStream::connect(&self.admin).expect("the admin endpoint accepts connections");
+        let length = body.len();
+        write!(
+            stream,
+            "PUT {path} HTTP/1.1\r\nhost: tidegate\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        )
+        .expect("the request is sent");
+        // What is too large is answered before it is all sent.
+        let _ = stream.write_all(body);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        status_and_body(&String::from_utf8_lossy(&answer))
     }
 
     /// Every file below the data directory.
@@ -217,6 +232,12 @@ impl Broker {
         files.sort();
         files
     }
+}
+
+fn status_and_body(answer: &str) -> (u16, String) {
+    let status = answer.split_whitespace().nth(1).and_then(|code| code.parse().ok()).expect("a status line");
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    (status, body)
 }
 
 impl Drop for Broker {

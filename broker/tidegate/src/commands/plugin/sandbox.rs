@@ -1,6 +1,9 @@
 //! A plugin that runs in this process, in the same sandbox as in a broker.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -202,29 +205,48 @@ impl Opened {
         let columns = self.columns(records);
         let newest = records.iter().filter_map(|record| record.timestamp).max();
         let around = Surroundings { now: around.now.or(newest), ..around.clone() };
-        let (topic, context) = (topic(&around), context(&around, columns.count));
+        Ok(self.answer(&columns, &around, &ARRIVAL)?.0)
+    }
+
+    /// Asks about the records of columns that it wants: what becomes of each, and how long the call took.
+    pub(super) fn answer(
+        &mut self,
+        columns: &Columns,
+        around: &Surroundings,
+        arrival: &Arrival<'_>,
+    ) -> Result<(Vec<Outcome>, Duration), CallError> {
+        let (topic, context) = (topic(around), context(around, columns.count));
+        let records = columns.count as usize;
+        let began = Instant::now();
         match self {
             Self::Router(router) => {
-                let answer = router.route(&topic, &columns, &[context])?;
+                let answer = router.route(&topic, columns, &[context])?;
+                let took = began.elapsed();
                 let place = |to: tidegate_plugin_host::router::Destination| Place {
                     topic: router.topic_name(to.topic).unwrap_or(&around.topic).to_owned(),
                     partition: to.partition,
                 };
-                let routed = (0..records.len())
+                let routed = (0..records)
                     .map(|record| Outcome::To(answer.routes.of_record(record).map(place).collect()))
                     .collect();
-                Ok(with_rejections(routed, answer.rejected))
+                Ok((with_rejections(routed, answer.rejected), took))
             }
             Self::Partitioner(partitioner) => {
-                let placement = partitioner.partition(&topic, &columns, &[context])?;
+                let placement = partitioner.partition(&topic, columns, &[context])?;
+                let took = began.elapsed();
                 let placed = placement.partitions.into_iter().map(Outcome::Partition).collect();
-                Ok(with_rejections(placed, placement.rejected))
+                Ok((with_rejections(placed, placement.rejected), took))
             }
-            Self::Ack(hook) => Ok(acknowledged(hook.decide(&topic, &columns, &[context], &[ARRIVAL])?, records.len())),
+            Self::Ack(hook) => {
+                let decided = hook.decide(&topic, columns, &[context], std::slice::from_ref(arrival))?;
+                let took = began.elapsed();
+                Ok((acknowledged(decided, records), took))
+            }
             Self::Filter(filter) => {
-                let kept = filter.keep(&topic, 0, &columns, context.now.0)?;
+                let kept = filter.keep(&topic, 0, columns, context.now.0)?;
+                let took = began.elapsed();
                 let of_record = |record: usize| Outcome::Kept(kept[record / 64] >> (record % 64) & 1 == 1);
-                Ok((0..records.len()).map(of_record).collect())
+                Ok(((0..records).map(of_record).collect(), took))
             }
         }
     }

@@ -101,9 +101,9 @@ struct Destination {
 }
 
 /// What is attached to a topic as one of its plugins.
-struct Attached {
-    plugin: String,
-    config: String,
+pub(super) struct Attached {
+    pub(super) plugin: String,
+    pub(super) config: String,
 }
 
 impl Try {
@@ -285,7 +285,7 @@ impl Asked {
     }
 }
 
-fn attached(cluster: &mut Cluster, topic: &str, world: &str) -> anyhow::Result<Option<Attached>> {
+pub(super) fn attached(cluster: &mut Cluster, topic: &str, world: &str) -> anyhow::Result<Option<Attached>> {
     let Some(plugin) = config(cluster, topic, &format!("tidegate.{world}"))?.filter(|name| !name.is_empty()) else {
         return Ok(None);
     };

@@ -1,0 +1,110 @@
+//! `tidegate plugin shadow`: a candidate on live batches, without any effect.
+
+use std::{
+    process::{Command, Output},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+};
+
+use serde_json::Value;
+
+use crate::{
+    authors::component,
+    broker::Broker,
+    faults::{good_batch, produce},
+    librdkafka::{create_topic, read},
+    raw::Raw,
+    routed::{PLUGINS, deploy},
+};
+
+fn shadow(broker: &Broker, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["plugin", "shadow"])
+        .args(arguments)
+        .env("TIDEGATE_BOOTSTRAP", &broker.kafka)
+        .env("TIDEGATE_ADMIN", &broker.admin)
+        .output()
+        .expect("it runs")
+}
+
+fn report(output: &Output) -> Value {
+    let said = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(&said)
+        .unwrap_or_else(|error| panic!("{error}: {said}\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Runs `what` while records are sent to a topic; how many batches were in all.
+fn while_sending<T>(broker: &Broker, topic: &str, what: impl FnOnce() -> T) -> (T, u64) {
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    let done = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut raw = Raw::new(broker.connect());
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(produce(&mut raw, topic, good_batch()), (0, String::new()));
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let done = what();
+        stop.store(true, Ordering::Relaxed);
+        done
+    });
+    (done, sent.into_inner())
+}
+
+#[test]
+fn a_candidate_sees_live_batches_and_has_no_effect() {
+    let broker = Broker::start();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/router-direct");
+    let direct = component(&folder);
+    deploy(&broker, "direct", &direct);
+    let config = |topic: &str| format!(r#"{{"bindings":[{{"key":"key","topic":"{topic}"}}],"unmatched":"reject"}}"#);
+    create_topic(&broker, "one", 1, &[]);
+    create_topic(&broker, "two", 1, &[]);
+    let now = config("one");
+    create_topic(&broker, "source", 1, &[("tidegate.router", "direct"), ("tidegate.router.config", &now)]);
+
+    let other = config("two");
+    let common = [direct.as_str(), "--topic", "source", "--for", "2s", "--json"];
+    let ((same, different), sent) = while_sending(&broker, "source", || {
+        let same = shadow(&broker, &[common.as_slice(), &["--fail"]].concat());
+        let different = shadow(&broker, &[common.as_slice(), &["--config", &other, "--fail"]].concat());
+        (same, different)
+    });
+    let said = report(&same);
+    assert!(same.status.success(), "{said}");
+    assert!(said["records"].as_u64().is_some_and(|records| records > 0), "{said}");
+    assert_eq!((&said["differing_records"], &said["attached"]), (&0.into(), &"direct".into()));
+    let said = report(&different);
+    assert!(!different.status.success(), "it is to fail where records would go elsewhere");
+    assert_eq!(said["differing_records"], said["records"], "{said}");
+    assert_eq!(said["examples"][0]["attached"], serde_json::json!({ "to": ["one"] }));
+    assert_eq!(said["examples"][0]["candidate"], serde_json::json!({ "to": ["two"] }));
+    assert_eq!(said["examples"].as_array().map(Vec::len), Some(10));
+    assert!(said["candidate_ns_per_record"].as_f64().is_some_and(|cost| cost > 0.0), "{said}");
+    // Without any effect: all went where the attached one sends it.
+    let records = sent as usize * 3;
+    assert_eq!(read(&broker, "one", 1, records)[&0].len(), records);
+    let (_, page) = broker.get("/metrics");
+    let stored = page.lines().find(|line| line.starts_with("tidegate_log_bytes") && line.contains("\"two\""));
+    assert!(stored.is_none_or(|line| line.ends_with(" 0")), "{stored:?}");
+}
+
+#[test]
+fn a_candidate_that_fails_is_said_and_harms_nobody() {
+    let broker = Broker::start();
+    create_topic(&broker, "plain", 1, &[]);
+    for topic in ["one", "two", "three"] {
+        create_topic(&broker, topic, 1, &[]);
+    }
+    let arguments = [PLUGINS[0].as_str(), "--topic", "plain", "--for", "2s", "--json", "--config", "panic"];
+    let (output, _) = while_sending(&broker, "plain", || shadow(&broker, &arguments));
+    let said = report(&output);
+    assert!(said["candidate_failures"].as_u64().is_some_and(|failures| failures > 0), "{said}");
+    assert_eq!((&said["attached_failures"], &said["attached"]), (&0.into(), &Value::Null));
+    assert!(said["first_failure"].as_str().is_some_and(|words| words.contains("told to panic")), "{said}");
+
+    let missing = shadow(&broker, &[PLUGINS[0].as_str(), "--topic", "missing"]);
+    assert!(!missing.status.success());
+    let refused = shadow(&broker, &[PLUGINS[0].as_str(), "--topic", "plain", "--for", "soon"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is no time: 60s, 5m, 1h"));
+}
