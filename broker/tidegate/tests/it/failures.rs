@@ -14,7 +14,9 @@ use tidegate_plugin_host::build::{Profile, Progress, build_component};
 
 use crate::{
     broker::Broker,
+    faults::{good_batch, mended, produce},
     librdkafka::{WAIT, block_on, client, create_topic, read},
+    raw::Raw,
     routed::deploy,
 };
 
@@ -332,4 +334,22 @@ fn policies_and_limits_that_cannot_hold_are_refused_when_they_are_set() {
     assert!(good, "{said}");
     send(&broker, "two", &["a"]).expect("it fits");
     assert_eq!(read(&broker, "two", 1, 1)[&0].len(), 1);
+}
+
+/// Its producer would wait for a transaction that no destination knows of.
+#[test]
+fn a_transactional_batch_is_refused_in_words_and_goes_nowhere() {
+    let broker = broker();
+    routed(&broker, "source", "every-second", &[]);
+    let mut batch = good_batch();
+    // Attributes: transactional. Producer id, epoch and base sequence: 1, 0, 0.
+    batch[22] |= 0x10;
+    batch[43..51].copy_from_slice(&1_i64.to_be_bytes());
+    batch[51..57].copy_from_slice(&[0; 6]);
+    let mut raw = Raw::new(broker.connect());
+    let (code, message) = produce(&mut raw, "source", mended(batch));
+    assert_eq!((code, message.as_str()), (48, "transactions are not implemented; produce without transactional.id"));
+    for topic in ["source", "one", "two", "three"] {
+        assert_eq!(end(&broker, topic), 0, "{topic}");
+    }
 }

@@ -41,7 +41,7 @@ pub(crate) fn good_batch() -> Vec<u8> {
     builder.build().0.to_vec()
 }
 
-fn mended(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn mended(mut bytes: Vec<u8>) -> Vec<u8> {
     let crc = batch::checksum(&bytes);
     bytes[17..21].copy_from_slice(&crc.to_be_bytes());
     bytes

@@ -42,7 +42,7 @@ Examples:
   tidegate plugin bench router_topic.component.wasm --config '{\"bindings\":[{\"pattern\":\"eu.#\",\"topic\":\"eu\"}]}'
   tidegate plugin bench . --records records.jsonl --config-file config.json")]
 pub(super) struct Bench {
-    /// A component, or the folder of a plugin written in Rust
+    /// A component, or the folder of a plugin
     plugin: PathBuf,
     #[command(flatten)]
     config: Configuration,

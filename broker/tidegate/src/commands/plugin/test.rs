@@ -70,11 +70,11 @@ impl Configuration {
 #[command(after_help = "\
 Examples:
   tidegate plugin test router_topic.component.wasm --records records.jsonl --config '{\"bindings\":[{\"pattern\":\"eu.#\",\"topic\":\"eu\"}]}'
-  tidegate plugin test . --records records.jsonl --json > expected.json    a folder with Rust code is built first
+  tidegate plugin test . --records records.jsonl --json > expected.json    a folder is built first
   tidegate plugin test . --records records.jsonl --expect expected.json    fails and shows what differs: for CI
   tidegate plugin test . --topic orders --from -100                        the last hundred records of each partition")]
 pub(super) struct Test {
-    /// A component, or the folder of a plugin written in Rust
+    /// A component, or the folder of a plugin
     plugin: PathBuf,
     #[command(flatten)]
     config: Configuration,
