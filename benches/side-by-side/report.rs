@@ -57,7 +57,7 @@ impl Results {
         };
         let _ = writeln!(
             out,
-            "Medians of the runs of one session on {} cores ({}), Linux {}; the load generator shares the cores. \
+            "Medians of runs that followed one another on {} cores ({}), Linux {}; the load generator shares the cores. \
              The ratio is Tidegate (fsync) to {to}.\n",
             self.machine.cores, self.machine.processor, self.machine.kernel
         );

@@ -30,7 +30,16 @@ pub(super) fn build(folder: &Path, progress: Progress) -> Result<Built, BuildErr
     wit::write(&interface)?;
     let tool = tools::folder(&format!("{COMPONENTIZE}-{COMPONENTIZE_VERSION}"), progress, |into| {
         let mut pip = Command::new(PYTHON);
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]).arg(into);
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--root-user-action=ignore",
+            "--target",
+        ])
+        .arg(into);
         pip.arg(format!("{COMPONENTIZE}=={COMPONENTIZE_VERSION}")).stdin(Stdio::null());
         progress.run(PYTHON, "python3 -m pip install componentize-py", &mut pip).map(|_| ())
     })?;

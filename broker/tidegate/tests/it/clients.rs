@@ -26,7 +26,7 @@ pub(crate) fn installed(client: &str) -> PathBuf {
 }
 
 /// Whether the programs are there; says so if not.
-pub(crate) fn available(programs: &[&str]) -> bool {
+fn available(programs: &[&str]) -> bool {
     let missing: Vec<_> = programs
         .iter()
         .filter(|program| {
@@ -35,10 +35,28 @@ pub(crate) fn available(programs: &[&str]) -> bool {
             !found.is_ok_and(|status| status.success())
         })
         .collect();
-    if missing.is_empty() {
-        return true;
-    }
-    let message = format!("needs {missing:?} on the PATH");
+    missing.is_empty() || skip(&format!("needs {missing:?} on the PATH"))
+}
+
+/// Python as it is needed: distributions leave parts of it out.
+pub(crate) fn has_python() -> bool {
+    let check = "import ensurepip, pip, sys, venv; sys.exit(sys.version_info < (3, 11))";
+    succeeds("python3", &["-c", check]) || skip("needs python3, 3.11 or newer, with pip and venv")
+}
+
+/// Node.js as plugins need it.
+pub(crate) fn has_node() -> bool {
+    let check = "process.exit(Number(process.versions.node.split('.')[0]) < 20 ? 1 : 0)";
+    (succeeds("node", &["-e", check]) && succeeds("npm", &["--version"])) || skip("needs node, 20 or newer, with npm")
+}
+
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    let run = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    run.is_ok_and(|status| status.success())
+}
+
+/// Says that something is not there; where it has to be, that is the end.
+fn skip(message: &str) -> bool {
     assert!(std::env::var("TIDEGATE_REQUIRE_CLIENTS").as_deref() != Ok("1"), "{message}");
     eprintln!("skipped: {message}");
     false
@@ -202,7 +220,7 @@ fn the_java_client_with_both_group_protocols_and_its_performance_tools() {
 
 #[test]
 fn kafka_python_and_confluent_kafka_python() {
-    if !available(&["python3"]) {
+    if !has_python() {
         return;
     }
     let broker = Broker::start();
