@@ -408,6 +408,7 @@ fn shard_settings(config: &Config, directory: &DataDirectory) -> ShardSettings {
         producer_id_expiration_ms: config.producer_id_expiration_ms,
         groups: group_config(config),
         plugin_limits: plugin_limits(config),
+        plugin_core_percent_max: config.plugin_core_percent_max,
         stopwatch: monotonic_nanos,
         data_directory: directory.path().display().to_string(),
         shown: shown_settings(config),

@@ -44,7 +44,7 @@ use tidegate_records::{
     compress::{CompressionError, decompress},
     ids::{PartitionIndex, TopicId, TopicPartition},
     split::{Assignment, split},
-    time::{Now, Timestamp},
+    time::{Instant, Now, Timestamp},
     validate::{Rules, ValidateError, validate},
 };
 
@@ -53,6 +53,7 @@ mod counts;
 mod fault;
 mod observed;
 mod retention;
+mod share;
 
 pub use ack::attainable;
 pub use counts::{AttachmentCounts, AttachmentReport};
@@ -64,6 +65,7 @@ pub(crate) use ack::Commit;
 use counts::Counts;
 use fault::{DeadLetter, Fault, FaultKind, policy};
 use observed::Observed;
+use share::Shares;
 
 use crate::{
     api::refuse_derived, error::PartitionError, message::ProduceItem, refused::Refused, request::Request, shard::Shard,
@@ -85,6 +87,9 @@ pub(crate) struct Plugins {
     retention_counts: Counts,
     log: Vec<PluginLog>,
     observed: Observed,
+    /// Nanoseconds of calls since [`Shard::charge_plugins`].
+    spent: u64,
+    shares: Shares,
     /// Batches that a plugin did not want to route now.
     refused: Refused,
 }
@@ -194,6 +199,8 @@ fn instance<'a, I: Instance>(
     topic: TopicId,
     attachment: &Attachment,
     limits: &Limits,
+    stopwatch: fn() -> u64,
+    spent: &mut u64,
 ) -> Result<&'a mut Attached<I>, Fault> {
     let unavailable = |message: String| Fault::new(FaultKind::Unavailable, policy(message));
     let plugin = deployed.get(&attachment.plugin).ok_or_else(|| {
@@ -203,7 +210,9 @@ fn instance<'a, I: Instance>(
         attached.version == plugin.version && attached.attachment == *attachment && !attached.instance.is_dead()
     });
     if !current {
+        let started = stopwatch();
         let opened = I::open(&plugin.compiled, &attachment.config, &attachment_limits(limits, attachment));
+        *spent += stopwatch().saturating_sub(started);
         let instance = opened.map_err(|error| unavailable(format!("plugin '{}': {error}", attachment.plugin)))?;
         let attached = Attached { attachment: attachment.clone(), version: plugin.version, instance };
         instances.insert(topic, attached);
@@ -414,6 +423,28 @@ impl Batch<'_> {
 }
 
 impl Shard {
+    /// How long who sent the last batches to `topic` should wait before sending more, by the time that plugins took for them.
+    pub(crate) fn charge_plugins(&mut self, now: Instant, topic: &Topic) -> Duration {
+        let plugins = &mut self.plugins;
+        let took = Duration::from_nanos(std::mem::take(&mut plugins.spent));
+        let wait = plugins.shares.charge(now, topic.id, took, self.settings.plugin_core_percent_max);
+        if !wait.is_zero() {
+            let config = &topic.config;
+            let attached = [
+                (&config.router, &mut plugins.router_counts),
+                (&config.partitioner, &mut plugins.partitioner_counts),
+                (&config.ack, &mut plugins.ack_counts),
+            ];
+            if let Some((attachment, counts)) =
+                attached.into_iter().find_map(|(of, counts)| Some((of.as_ref()?, counts)))
+            {
+                counts.of(topic.id, attachment, None).throttled_ms +=
+                    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            }
+        }
+        wait
+    }
+
     /// Checks what a client sent to a partition of `topic`, and says what is to be appended where.
     pub(crate) fn check_and_route(
         &mut self,
@@ -594,12 +625,20 @@ impl Shard {
     /// into what it has: records that were in order stay in order.
     fn ask_router(&mut self, topic: &Arc<Topic>, attachment: &Attachment, batch: &Batch<'_>) -> Result<Targets, Fault> {
         let plugins = &mut self.plugins;
-        let limits = &self.settings.plugin_limits;
-        let attached = instance(&plugins.deployed, &mut plugins.routers, topic.id, attachment, limits)?;
+        let (limits, stopwatch) = (&self.settings.plugin_limits, self.settings.stopwatch);
+        let attached = instance(
+            &plugins.deployed,
+            &mut plugins.routers,
+            topic.id,
+            attachment,
+            limits,
+            stopwatch,
+            &mut plugins.spent,
+        )?;
         let columns = batch.columns(&attached.instance.needs().columns)?;
         let info = TopicInfo { name: &topic.name, partitions: topic.partitions.unsigned_abs() };
         let counts = plugins.router_counts.of(topic.id, attachment, Some(attached.version));
-        let asked = timed(self.settings.stopwatch, counts, columns.count, || {
+        let asked = timed(stopwatch, &mut plugins.spent, counts, columns.count, || {
             attached.instance.route(&info, &columns, &batch.contexts())
         });
         counts.memory_bytes = attached.instance.memory_bytes() as u64;
@@ -717,12 +756,20 @@ impl Shard {
         batch: &Batch<'_>,
     ) -> Result<Vec<u32>, Fault> {
         let plugins = &mut self.plugins;
-        let limits = &self.settings.plugin_limits;
-        let attached = instance(&plugins.deployed, &mut plugins.partitioners, topic.id, attachment, limits)?;
+        let (limits, stopwatch) = (&self.settings.plugin_limits, self.settings.stopwatch);
+        let attached = instance(
+            &plugins.deployed,
+            &mut plugins.partitioners,
+            topic.id,
+            attachment,
+            limits,
+            stopwatch,
+            &mut plugins.spent,
+        )?;
         let columns = batch.columns(&attached.instance.needs().columns)?;
         let info = TopicInfo { name: &topic.name, partitions: topic.partitions.unsigned_abs() };
         let counts = plugins.partitioner_counts.of(topic.id, attachment, Some(attached.version));
-        let asked = timed(self.settings.stopwatch, counts, columns.count, || {
+        let asked = timed(stopwatch, &mut plugins.spent, counts, columns.count, || {
             attached.instance.partition(&info, &columns, &batch.contexts())
         });
         counts.memory_bytes = attached.instance.memory_bytes() as u64;
@@ -770,13 +817,16 @@ impl World for Partitioner {
 /// Makes a call, and counts it.
 fn timed<T>(
     stopwatch: fn() -> u64,
+    spent: &mut u64,
     counts: &mut AttachmentCounts,
     records: u32,
     call: impl FnOnce() -> Result<T, CallError>,
 ) -> Result<T, CallError> {
     let started = stopwatch();
     let result = call();
-    counts.nanos += stopwatch().saturating_sub(started);
+    let nanos = stopwatch().saturating_sub(started);
+    *spent += nanos;
+    counts.nanos += nanos;
     counts.calls += 1;
     counts.records += u64::from(records);
     counts.retries += u64::from(matches!(result, Err(CallError::Retry { .. })));

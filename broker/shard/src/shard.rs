@@ -20,7 +20,7 @@ use tidegate_plugin_host::{Compiled, Limits};
 use tidegate_records::{
     batch::BatchHeader,
     ids::{BrokerId, LeaderEpoch, Offset, ShardId, TopicId, TopicPartition},
-    time::{Now, Timestamp},
+    time::{Instant, Now, Timestamp},
 };
 
 use crate::{
@@ -70,7 +70,10 @@ pub struct ShardSettings {
     pub groups: GroupConfig,
     /// What an instance of a plugin may use.
     pub plugin_limits: Limits,
-    /// Nanoseconds since any moment, to measure the calls of plugins. Nothing is decided by it.
+    /// What plugins may take of a shard's core, in percent: who sends to topics whose plugins take more is told to wait. 100: no bound.
+    pub plugin_core_percent_max: u32,
+    /// Nanoseconds since any moment, to measure the calls of plugins. What they cost is charged by it (`plugins/share.rs`), and nothing
+    /// else is decided by it.
     pub stopwatch: fn() -> u64,
     /// Where the logs are, as DescribeLogDirs shows it.
     pub data_directory: String,
@@ -102,6 +105,7 @@ impl Default for ShardSettings {
             offsets_topic_partitions: 50,
             groups: GroupConfig::default(),
             plugin_limits: Limits::default(),
+            plugin_core_percent_max: 50,
             stopwatch: || 0,
             data_directory: String::new(),
             shown: Vec::new(),
@@ -218,6 +222,8 @@ pub enum Effect {
     Send { connection: ConnectionId, chunks: Vec<Bytes> },
     /// Close the connection after what was sent. `reason` is for the log.
     Close { connection: ConnectionId, reason: String },
+    /// Read nothing from the connection until then: it was told to wait.
+    Pause { connection: ConnectionId, until: Instant },
     /// Ask another shard; its answer comes as [`Input::Replied`].
     Ask { to: ShardId, request: RequestId, ask: Ask },
     /// Answer another shard.
@@ -386,7 +392,7 @@ impl Shard {
 
     /// When [`Input::Tick`] is due at the latest, if anything waits for time.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<tidegate_records::time::Instant> {
+    pub fn next_deadline(&self) -> Option<Instant> {
         self.owned.next_deadline().into_iter().chain(self.groups.next_deadline()).min()
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tidegate_plugin_host::{
-    Compiled, Engine, EngineConfig, Router, World,
+    Compiled, Engine, EngineConfig, Partitioner, Router, World,
     compile::{self, CacheError},
     component::{COMPONENT_BYTES_MAX, ComponentError, inspect},
 };
@@ -143,6 +143,34 @@ fn a_lying_interface_is_refused_before_it_runs() {
     let compiled = compile::compile(&ENGINE, &component).expect("its imports are right");
     let error = compiled.describe(&patient()).expect_err("its exports are not").to_string();
     assert!(error.starts_with("the plugin cannot be used: "), "{error}");
+}
+
+/// It has every function of its world, and each traps at once. It is described ten thousand times.
+#[test]
+fn a_trap_in_describe_is_told_and_leaves_nothing_behind() {
+    let wit = format!("package a:b; world p {{ import tidegate:plugin/topics@0.1.0; {EXPORTS} }}");
+    let component = inspect(&module(&wit).into(), COMPONENT_BYTES_MAX).expect("it is a plugin");
+    let compiled = compile::compile(&ENGINE, &component).expect("its imports are right");
+    let mut begun_with = 0;
+    for round in 0..10_000 {
+        let error = compiled.describe(&patient()).expect_err("it traps").to_string();
+        assert!(error.contains("trapped"), "{error}");
+        let error = Router::open(&compiled, "", &patient()).expect_err("it traps").to_string();
+        assert!(error.contains("trapped"), "{error}");
+        Partitioner::open(&compiled, "", &patient()).expect_err("it is of another world");
+        // What is kept for reuse is there by then.
+        if round == 2_000 {
+            begun_with = resident_bytes();
+        }
+    }
+    let grown = resident_bytes().saturating_sub(begun_with);
+    assert!(grown < 64 << 20, "{grown} bytes more (other tests of this process are among them)");
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a process has a status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
 #[test]

@@ -69,6 +69,7 @@ pub struct Config {
     pub plugin_upload_bytes_max: usize,
     pub plugin_memory_bytes_max: u64,
     pub plugin_deadline_ms: u32,
+    pub plugin_core_percent_max: u32,
 }
 
 /// What an acknowledgement means for records on the disk, unless their topic says otherwise (`tidegate.durability`).

@@ -962,6 +962,20 @@ pub static SETTINGS: &[Setting] = &[
             set: |config, number| config.plugin_deadline_ms = number as u32,
         },
     },
+    Setting {
+        name: "plugin.core.max.percent",
+        section: "Plugins",
+        help: "What plugins may take of each shard's core. Who sends to topics whose plugins take more is told to wait (throttle_time_ms); \
+               100: there is no bound.",
+        unit: "percent",
+        is_kafka: false,
+        kind: Kind::Integer {
+            min: 1,
+            max: 100,
+            get: |config| i64::from(config.plugin_core_percent_max),
+            set: |config, number| config.plugin_core_percent_max = number as u32,
+        },
+    },
 ];
 
 impl Default for Config {
@@ -1009,6 +1023,7 @@ impl Default for Config {
             plugin_upload_bytes_max: 64 << 20,
             plugin_memory_bytes_max: 64 << 20,
             plugin_deadline_ms: 5,
+            plugin_core_percent_max: 50,
         }
     }
 }

@@ -320,7 +320,7 @@ fn plugins(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
         }
         Ok(())
     };
-    let counters: [(&str, &str, Value); 19] = [
+    let counters: [(&str, &str, Value); 20] = [
         ("calls", "Calls of an attached plugin", |c| c.calls),
         ("records", "Records that it was asked about", |c| c.records),
         ("call_nanoseconds", "Time of its calls", |c| c.nanos),
@@ -339,6 +339,11 @@ fn plugins(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
         ("records_dead_lettered", "Records that went to the dead-letter topic", |c| c.dead_lettered),
         ("records_deleted", "Records that a retention policy had deleted", |c| c.deleted),
         ("records_erased", "Records that a retention policy had erased from segments", |c| c.erased),
+        (
+            "throttle_milliseconds",
+            "Time that producers were told to wait because plugins took more than plugin.core.max.percent",
+            |c| c.throttled_ms,
+        ),
         ("batches_failed", "Calls that failed in any way: traps, failures, wrong answers, no instance", |c| {
             c.traps + c.failures + c.wrong_answers + c.unavailable
         }),

@@ -69,6 +69,8 @@ pub(crate) struct Connection {
     moved: Cell<bool>,
     /// The shard that should have it, as soon as nothing is under way.
     pub(crate) move_to: Cell<Option<ShardId>>,
+    /// Nothing is read before that.
+    pub(crate) paused_until: Cell<Instant>,
     pub(crate) last_active: Cell<Instant>,
     last_receive: Cell<Instant>,
     /// What the socket's `SO_RCVLOWAT` is.
@@ -117,6 +119,7 @@ impl Connection {
             closing: Cell::new(false),
             moved: Cell::new(false),
             move_to: Cell::new(None),
+            paused_until: Cell::new(now),
             last_active: Cell::new(now),
             last_receive: Cell::new(now),
             wakes_at: Cell::new(1),

@@ -415,6 +415,11 @@ impl Core {
                     connection.close();
                 }
             }
+            Effect::Pause { connection, until } => {
+                if let Some(connection) = self.connections.borrow().get(&connection) {
+                    connection.paused_until.set(until.max(connection.paused_until.get()));
+                }
+            }
             Effect::MoveConnection { connection, to } => {
                 if let Some(connection) = self.connections.borrow().get(&connection) {
                     connection.move_to.set(Some(to));
@@ -548,6 +553,7 @@ impl Core {
         let mut moved = false;
         loop {
             self.wait_for_room(&connection).await;
+            self.wait_for_pause(&connection).await;
             if let Some(to) = connection.move_to.take() {
                 if self.settled(&connection).await {
                     moved = self.hand_over(&connection, &mut incoming, to);
@@ -603,6 +609,19 @@ impl Core {
             self.held_back.set(self.held_back.get() || over_shard);
             self.metrics.backpressure_pauses.add(1);
             connection.progress.wait().await;
+        }
+    }
+
+    /// Waits while a connection's client was told to send nothing. (It may have sent before it knew.)
+    async fn wait_for_pause(&self, connection: &Connection) {
+        loop {
+            let now = self.clock.now().instant;
+            let left = connection.paused_until.get().since(now);
+            if left.is_zero() || connection.is_closing() {
+                return;
+            }
+            let closed = async { connection.progress.wait().await };
+            futures_lite::future::or(async { timer::sleep(left).await }, closed).await;
         }
     }
 

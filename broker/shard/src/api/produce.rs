@@ -33,6 +33,8 @@ pub(crate) struct Work {
     places: Vec<Place>,
     awaiting: usize,
     acks: i16,
+    /// How long the client should send nothing more.
+    throttle: Duration,
 }
 
 /// One partition of the request, by the index of its items.
@@ -45,7 +47,8 @@ struct Place {
 
 pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: ProduceRequest, effects: &mut Effects) {
     let acks = body.acks;
-    let mut work = Work { topics: Vec::with_capacity(body.topic_data.len()), places: Vec::new(), awaiting: 0, acks };
+    let topics = Vec::with_capacity(body.topic_data.len());
+    let mut work = Work { topics, places: Vec::new(), awaiting: 0, acks, throttle: Duration::ZERO };
     let refusal = refusal_of_request(&body);
     let timeout = if body.timeout_ms > 0 { body.timeout_ms } else { shard.settings.request_timeout_ms };
     let timeout = Duration::from_millis(timeout as u64);
@@ -74,7 +77,9 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: Produce
                         answer.log_append_time_ms = now.wall.0;
                     }
                     let sent = Sent { to: sent_to, records: data.records, acks, index };
-                    shard.check_and_route(now, &request, image, sent)
+                    let checked = shard.check_and_route(now, &request, image, sent);
+                    work.throttle = work.throttle.max(shard.charge_plugins(now.instant, image));
+                    checked
                 }
                 (None, _) => Err(PartitionError::UnknownTopicOrPartition),
             };
@@ -90,6 +95,10 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: Produce
             response.partition_responses.push(answer);
         }
         work.topics.push(response);
+    }
+    if !work.throttle.is_zero() {
+        let until = now.instant + work.throttle;
+        effects.push(Effect::Pause { connection: request.connection, until });
     }
     work.awaiting = asks.len();
     if work.awaiting == 0 {
@@ -188,5 +197,7 @@ fn respond(shard: &mut Shard, now: Now, request: &Request, work: Work, effects: 
         }
         return;
     }
-    shard.answer(now, request, &ProduceResponse::default().with_responses(work.topics), effects);
+    let throttle_ms = i32::try_from(work.throttle.as_millis()).unwrap_or(i32::MAX);
+    let answer = ProduceResponse::default().with_responses(work.topics).with_throttle_time_ms(throttle_ms);
+    shard.answer(now, request, &answer, effects);
 }

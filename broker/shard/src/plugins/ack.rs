@@ -101,8 +101,16 @@ impl Shard {
         let leader = self.image.brokers.iter().filter(|broker| broker.broker_id() == self.identity.broker);
         let holders: Vec<Broker> = leader.cloned().collect();
         let plugins = &mut self.plugins;
-        let limits = &self.settings.plugin_limits;
-        let attached = instance(&plugins.deployed, &mut plugins.acks, topic.id, attachment, limits)?;
+        let (limits, stopwatch) = (&self.settings.plugin_limits, self.settings.stopwatch);
+        let attached = instance(
+            &plugins.deployed,
+            &mut plugins.acks,
+            topic.id,
+            attachment,
+            limits,
+            stopwatch,
+            &mut plugins.spent,
+        )?;
         let columns = batch.columns(&attached.instance.needs().columns)?;
         let info = TopicInfo { name: &topic.name, partitions: topic.partitions.unsigned_abs() };
         let replicas: Vec<Replica<'_>> = holders
@@ -123,7 +131,7 @@ impl Shard {
             replicas: &replicas,
         };
         let counts = plugins.ack_counts.of(topic.id, attachment, Some(attached.version));
-        let answered = timed(self.settings.stopwatch, counts, columns.count, || {
+        let answered = timed(stopwatch, &mut plugins.spent, counts, columns.count, || {
             attached.instance.decide(&info, &columns, &batch.contexts(), &[arrival])
         });
         counts.memory_bytes = attached.instance.memory_bytes() as u64;

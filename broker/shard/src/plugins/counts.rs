@@ -40,6 +40,8 @@ pub struct AttachmentCounts {
     /// Records that a retention policy had deleted, with all before them, or erased from segments.
     pub deleted: u64,
     pub erased: u64,
+    /// Milliseconds that producers were told to wait because plugins took more than their share of the core.
+    pub throttled_ms: u64,
     /// Bytes of linear memory that the instance has.
     pub memory_bytes: u64,
 }
@@ -47,7 +49,7 @@ pub struct AttachmentCounts {
 impl AttachmentCounts {
     /// Every count with its name, as tools show it.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, u64); 19] {
+    pub fn named(&self) -> [(&'static str, u64); 20] {
         [
             ("calls", self.calls),
             ("records", self.records),
@@ -67,6 +69,7 @@ impl AttachmentCounts {
             ("dead_lettered", self.dead_lettered),
             ("deleted", self.deleted),
             ("erased", self.erased),
+            ("throttled_ms", self.throttled_ms),
             ("memory_bytes", self.memory_bytes),
         ]
     }
@@ -91,6 +94,7 @@ impl AttachmentCounts {
         self.dead_lettered += other.dead_lettered;
         self.deleted += other.deleted;
         self.erased += other.erased;
+        self.throttled_ms += other.throttled_ms;
         self.memory_bytes += other.memory_bytes;
     }
 

@@ -48,14 +48,24 @@ pub(crate) fn mended(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 pub(crate) fn produce(raw: &mut Raw, topic: &str, batch: impl Into<Bytes>) -> (i16, String) {
+    let answer = produced(raw, topic, batch);
+    let partition = &answer.responses[0].partition_responses[0];
+    (partition.error_code, partition.error_message.as_deref().unwrap_or_default().to_owned())
+}
+
+/// The error code, and for how many milliseconds nothing more should be sent.
+pub(crate) fn produce_throttled(raw: &mut Raw, topic: &str, batch: impl Into<Bytes>) -> (i16, i32) {
+    let answer = produced(raw, topic, batch);
+    (answer.responses[0].partition_responses[0].error_code, answer.throttle_time_ms)
+}
+
+fn produced(raw: &mut Raw, topic: &str, batch: impl Into<Bytes>) -> ProduceResponse {
     let data = PartitionProduceData::default().with_index(0).with_records(Some(batch.into()));
     let topic = TopicProduceData::default()
         .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
         .with_partition_data(vec![data]);
     let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![topic]);
-    let answer: ProduceResponse = raw.call(ApiKey::Produce, 9, &request);
-    let partition = &answer.responses[0].partition_responses[0];
-    (partition.error_code, partition.error_message.as_deref().unwrap_or_default().to_owned())
+    raw.call(ApiKey::Produce, 9, &request)
 }
 
 /// The error code of a fetch from the start of partition 0, and the bytes of records that it got.

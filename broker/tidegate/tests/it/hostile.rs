@@ -1,5 +1,14 @@
 //! Plugins that do harm again and again, and very many of them: what they leave behind.
 
+use std::time::Instant;
+
+use kafka_protocol::{
+    messages::{
+        ApiKey, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+        incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
+    },
+    protocol::StrBytes,
+};
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
@@ -8,7 +17,7 @@ use rdkafka::{
 use crate::{
     authors::component,
     broker::Broker,
-    faults::{good_batch, produce},
+    faults::{good_batch, produce, produce_throttled},
     librdkafka::{WAIT, block_on, client, create_topic},
     raw::Raw,
     routed::{PLUGINS, deploy},
@@ -50,6 +59,105 @@ fn ten_thousand_traps_are_answered_and_leave_nothing_behind() {
     }
     let grown = resident_bytes(&broker).saturating_sub(begun_with);
     assert!(grown < 48 << 20, "{grown} bytes more than after the first {}", ROUNDS / 5 * orders.len());
+}
+
+/// A plugin that runs into its deadline with every batch, sent to by clients that do not wait when they are told to: it gets its share of the
+/// core, and the others' partitions on the same shard the rest.
+#[test]
+fn a_slow_plugin_takes_its_share_of_a_core_and_others_are_served() {
+    let settings = "\"plugin.core.max.percent\" = 40\n";
+    let broker = Broker::start_configured(settings, &["--shards", "1"], None);
+    deploy(&broker, "hostile", &PLUGINS[0]);
+    create_topic(&broker, "plain", 1, &[]);
+    create_topic(&broker, "slow", 1, &[("tidegate.router", "hostile"), ("tidegate.router.config", "loop")]);
+    let of_slow = |name: &str| {
+        let page = broker.get("/metrics").1;
+        let start = format!("tidegate_plugin_{name}_total{{");
+        let line = page.lines().find(|line| line.starts_with(&start) && line.contains("topic=\"slow\""));
+        line.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    std::thread::scope(|scope| {
+        let started = Instant::now();
+        let floods: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut raw = Raw::new(broker.connect());
+                    for _ in 0..100 {
+                        let (code, message) = produce(&mut raw, "slow", good_batch());
+                        assert!(code != 0 && message.contains("'hostile'"), "{code} {message}");
+                    }
+                })
+            })
+            .collect();
+        let mut other = Raw::new(broker.connect());
+        let mut served = 0;
+        while floods.iter().any(|flood| !flood.is_finished()) {
+            let (code, throttle_ms) = produce_throttled(&mut other, "plain", good_batch());
+            assert_eq!((code, throttle_ms), (0, 0), "it has no plugin that could take too much");
+            served += 1;
+        }
+        floods.into_iter().for_each(|flood| flood.join().expect("it was answered"));
+        let took = started.elapsed().as_secs_f64();
+        // Shards report every second.
+        while of_slow("calls") < 300.0 {
+            std::thread::yield_now();
+        }
+        let share = of_slow("call_nanoseconds") / 1e9 / took;
+        // What a topic may owe before it waits counts, too.
+        assert!(share < 0.5, "the slow plugin took {share:.2} of the core");
+        assert!(of_slow("throttle_milliseconds") > 0.0, "its clients were told to wait");
+        assert!(served > 300, "{served} batches of others beside 300 of the slow topic");
+    });
+}
+
+/// Ten thousand attachments that must be refused: traps in `open`, the wrong world, refusals in the plugin's own words.
+#[test]
+fn attachments_that_are_refused_leave_nothing_behind() {
+    const ROUNDS: usize = 2_500;
+    let broker = Broker::start();
+    deploy(&broker, "hostile", &PLUGINS[0]);
+    create_topic(&broker, "plain", 1, &[]);
+    let mut raw = Raw::new(broker.connect());
+    let mut attach = |key: &str, config: &str| {
+        let text = |text: &str| StrBytes::from_string(text.to_owned());
+        let set = |key: &str, value: &str| {
+            AlterableConfig::default().with_name(text(key)).with_value(Some(text(value))).with_config_operation(0)
+        };
+        let configs = vec![set(key, "hostile"), set(&format!("{key}.config"), config)];
+        let resource = AlterConfigsResource::default().with_resource_type(2).with_resource_name(text("plain"));
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource.with_configs(configs)]);
+        let answer: IncrementalAlterConfigsResponse = raw.call(ApiKey::IncrementalAlterConfigs, 1, &request);
+        let answer = &answer.responses[0];
+        (answer.error_code, answer.error_message.as_deref().unwrap_or_default().to_owned())
+    };
+    let refused = [
+        ("tidegate.router", "open:panic", "told to panic"),
+        ("tidegate.router", "open:stack", "stack"),
+        ("tidegate.router", "refuse:not today", "not today"),
+        ("tidegate.partitioner", "keep", "router"),
+    ];
+    let mut other = Raw::new(broker.connect());
+    let mut begun_with = 0;
+    for round in 0..ROUNDS {
+        for (key, config, words) in refused {
+            let (code, message) = attach(key, config);
+            assert!(code != 0 && message.contains(words), "{config}: {code} {message}");
+        }
+        if round % 100 == 0 {
+            // These take long.
+            for config in ["open:loop", "open:memory"] {
+                let (code, message) = attach("tidegate.router", config);
+                assert!(code != 0, "{message}");
+            }
+            assert_eq!(produce(&mut other, "plain", good_batch()), (0, String::new()));
+        }
+        // What is kept for reuse is there by then.
+        if round == ROUNDS / 5 {
+            begun_with = resident_bytes(&broker);
+        }
+    }
+    let grown = resident_bytes(&broker).saturating_sub(begun_with);
+    assert!(grown < 48 << 20, "{grown} bytes more than after the first {}", ROUNDS / 5 * refused.len());
 }
 
 /// What is no plugin is refused in words, however often it comes.

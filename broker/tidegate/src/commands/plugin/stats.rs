@@ -25,7 +25,8 @@ Examples:
   tidegate plugin stats --topic clicks --json
 
 Counts are since the broker started or the plugin was attached, and a few seconds old. FAILED are calls that trapped, that the plugin could not
-answer, or whose answer was wrong; DEAD and BYPASSED are records to which the policy for failures was applied.")]
+answer, or whose answer was wrong; WAITED is what producers were told to wait, in milliseconds, because the plugin took too much of a core
+(plugin.core.max.percent); DEAD and BYPASSED are records to which the policy for failures was applied.")]
 pub(super) struct Stats {
     /// Only this plugin
     name: Option<PluginName>,
@@ -65,6 +66,7 @@ struct Attachment {
     dropped: u64,
     bypassed: u64,
     dead_lettered: u64,
+    throttled_ms: u64,
     memory_bytes: u64,
     #[serde(flatten)]
     others: BTreeMap<String, serde_json::Value>,
@@ -92,6 +94,7 @@ impl Attachment {
             routed: self.routed.saturating_sub(before.routed),
             dropped: self.dropped.saturating_sub(before.dropped),
             bypassed: self.bypassed.saturating_sub(before.bypassed),
+            throttled_ms: self.throttled_ms.saturating_sub(before.throttled_ms),
             dead_lettered: self.dead_lettered.saturating_sub(before.dead_lettered),
             ..self.clone()
         }
@@ -141,6 +144,7 @@ fn table(attachments: impl Iterator<Item = Attachment>, out: &mut dyn Write) -> 
         ("DROPPED", Align::Right),
         ("REJECTED", Align::Right),
         ("FAILED", Align::Right),
+        ("WAITED", Align::Right),
         ("DEAD", Align::Right),
         ("BYPASSED", Align::Right),
         ("MEMORY", Align::Right),
@@ -158,6 +162,7 @@ fn table(attachments: impl Iterator<Item = Attachment>, out: &mut dyn Write) -> 
             one.dropped.to_string(),
             one.rejected.to_string(),
             (one.traps + one.failures + one.wrong_answers + one.unavailable).to_string(),
+            one.throttled_ms.to_string(),
             one.dead_lettered.to_string(),
             one.bypassed.to_string(),
             output::bytes(one.memory_bytes),
