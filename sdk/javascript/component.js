@@ -24,6 +24,29 @@ const words = (error) => {
   return String(error);
 };
 
+/** A number as it may cross into the broker. Typed arrays would make another one of what does not fit. */
+export const whole = (value, what, most = 0xffff_ffff) => {
+  if (Number.isInteger(value) && value >= 0 && value <= most) return value;
+  throw new Failed(`${what} is ${String(value)}, not a whole number from 0 to ${most}`);
+};
+
+/** What the sandbox has not would end in a trap: this way it ends in words. */
+const forbid = () => {
+  // Natively, in tests, there is a clock.
+  if (globalThis.process !== undefined) return;
+  const refuse = () => {
+    throw new Failed("the time is not there for plugins: the clock is `now` in batch.contexts");
+  };
+  const Known = globalThis.Date;
+  globalThis.Date = class Date extends Known {
+    constructor(...given) {
+      if (given.length === 0) refuse();
+      super(...given);
+    }
+    static now = refuse;
+  };
+};
+
 /** What the host refuses comes as an error with a payload. */
 const said = (call) => {
   try {
@@ -35,6 +58,9 @@ const said = (call) => {
 
 const broker = ({ topics, log, metrics }) => ({
   resolve(name) {
+    if (typeof name !== "string") {
+      throw new ConfigError(`a topic's name is text, and this is ${String(name)}: is it missing from the configuration?`);
+    }
     if (topics === undefined) throw new ConfigError("only routers name topics");
     return said(() => topics.resolve(name));
   },
@@ -98,7 +124,9 @@ export const checked = (answers, count, what) => {
 /** Topics and partitions of a route, as numbers. */
 export const places = (route) => {
   if (route instanceof Topic) return [[route.number, ANY_PARTITION]];
-  if (route instanceof Place) return [[route.topic.number, route.partition]];
+  if (route instanceof Place) {
+    return [[route.topic.number, whole(route.partition, `the partition of ${route.topic.name || "KEEP"}`, ANY_PARTITION - 1)]];
+  }
   if (Array.isArray(route)) return route.flatMap(places);
   throw new Failed(`${String(route)} is no route: KEEP, DROP, a topic, topic.at(partition), an array of those, or reject(why)`);
 };
@@ -150,6 +178,7 @@ export const component = (kind, imports) => {
     }),
     open: (config) => {
       useHost(broker(imports));
+      forbid();
       let setup;
       try {
         ({ plugin, setup } = openPlugin(kind, config));
@@ -188,7 +217,7 @@ export const component = (kind, imports) => {
       const rejected = [];
       const answer = plugin.partition(readBatch(topic, batch, contexts, headers));
       const partitions = checked(answer, batch.count, "partition").map((partition, position) => {
-        if (!(partition instanceof Reject)) return partition;
+        if (!(partition instanceof Reject)) return whole(partition, `the partition of record ${position}`);
         rejected.push({ record: position, reason: partition.reason });
         return 0;
       });
@@ -205,7 +234,10 @@ export const component = (kind, imports) => {
         start: seen.contexts[at].start,
         end: seen.contexts[at].end,
       }));
-      const rejected = Array.from(plugin.check(seen), ([record, reason]) => ({ record, reason: String(reason) }));
+      const rejected = Array.from(plugin.check(seen), ([record, reason]) => ({
+        record: whole(record, "a record"),
+        reason: String(reason),
+      }));
       rejected.sort((one, other) => one.record - other.record);
       return { decisions: checked(plugin.decide(seen, arrived), arrived.length, "decide"), rejected };
     }),
@@ -232,7 +264,7 @@ export const component = (kind, imports) => {
       return {
         verdicts: verdicts.map(({ deleteBefore = 0, rewrite = [] }) => ({
           deleteBefore: BigInt(deleteBefore),
-          rewrite: Uint32Array.from(rewrite),
+          rewrite: Uint32Array.from(rewrite, (segment) => whole(segment, "a segment to rewrite")),
         })),
         againInMs: BigInt(plugin.againInMs),
       };

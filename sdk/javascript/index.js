@@ -138,7 +138,12 @@ export const MIN_IN_SYNC = Object.freeze({ tag: "min-in-sync" });
 export const ALL_IN_SYNC = Object.freeze({ tag: "all-in-sync" });
 
 /** Copies that must be durable: how many, in how many racks, which brokers, and milliseconds after which the producer is told to try again. */
-export const copies = ({ count = 1, racks = 0, brokers = [], withinMs = 0 } = {}) => ({ count, racks, brokers, withinMs });
+export const copies = ({ count = 1, racks = 0, brokers = [], withinMs = 0 } = {}) => {
+  const numbers = Object.entries({ count, racks, withinMs });
+  const wrong = numbers.find(([, number]) => !Number.isInteger(number) || number < 0 || number > 0xffff_ffff);
+  if (wrong !== undefined) throw new Failed(`${wrong[0]} is ${String(wrong[1])}, not a whole number`);
+  return { count, racks, brokers, withinMs };
+};
 
 /** When these copies are durable. */
 export const until = (wanted) => ({ tag: "until", val: copies(wanted) });

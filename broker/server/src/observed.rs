@@ -29,6 +29,8 @@ pub struct ObservedBatches {
     /// Counts changes of what is watched, so that shards see them without a lock.
     changes: AtomicU64,
     topics: Mutex<BTreeMap<TopicId, Watched>>,
+    /// Batches of topics that were forgotten: numbers go on behind it.
+    numbered: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -37,7 +39,8 @@ struct Watched {
     /// Each with its number.
     kept: VecDeque<(u64, ObservedBatch)>,
     bytes: usize,
-    /// How many there were.
+    /// The number that it began with, and the last one.
+    began: u64,
     seen: u64,
 }
 
@@ -49,6 +52,8 @@ pub(crate) struct Fetched {
     pub(crate) newest: u64,
     /// Batches after what was asked for that are not kept any more.
     pub(crate) missed: u64,
+    /// The topic was not watched for a while since what was asked for.
+    pub(crate) interrupted: bool,
 }
 
 impl ObservedBatches {
@@ -80,17 +85,23 @@ impl ObservedBatches {
     pub(crate) fn fetch(&self, topic: TopicId, after: Option<u64>, now: Instant) -> Fetched {
         let mut topics = self.topics();
         let is_new = !topics.contains_key(&topic);
-        let watched =
-            topics.entry(topic).or_insert_with(|| Watched { until: now, kept: VecDeque::new(), bytes: 0, seen: 0 });
+        let watched = topics.entry(topic).or_insert_with(|| {
+            let began = self.numbered.load(Ordering::Relaxed);
+            Watched { until: now, kept: VecDeque::new(), bytes: 0, began, seen: began }
+        });
         watched.until = now + WATCH;
         if is_new {
             self.changes.fetch_add(1, Ordering::Release);
         }
-        // A number of before the topic was forgotten in between.
-        let after = after.filter(|after| *after <= watched.seen).unwrap_or(watched.seen);
+        // A number of before the topic was forgotten in between, or of before the broker was started again.
+        let known = watched.began..=watched.seen;
+        let interrupted = after.is_some_and(|after| !known.contains(&after));
+        let after = after.unwrap_or(watched.seen);
+        let after = if known.contains(&after) { after } else { watched.began };
         // Somebody else may watch as well: what was fetched stays until it is old.
         let first_kept = watched.kept.front().map_or(watched.seen + 1, |(number, _)| *number);
-        let mut fetched = Fetched { batches: Vec::new(), newest: after, missed: first_kept.saturating_sub(after + 1) };
+        let missed = first_kept.saturating_sub(after + 1);
+        let mut fetched = Fetched { batches: Vec::new(), newest: after, missed, interrupted };
         let mut bytes = 0;
         for (number, batch) in watched.kept.iter().skip_while(|(number, _)| *number <= after) {
             if bytes > 0 && bytes + batch.bytes.len() > ANSWER_BYTES_MAX {
@@ -108,7 +119,12 @@ impl ObservedBatches {
     pub(crate) fn expire(&self, now: Instant) {
         let mut topics = self.topics();
         let before = topics.len();
-        topics.retain(|_, watched| watched.until > now);
+        topics.retain(|_, watched| {
+            if watched.until <= now {
+                self.numbered.fetch_max(watched.seen + 1, Ordering::Relaxed);
+            }
+            watched.until > now
+        });
         if topics.len() < before {
             self.changes.fetch_add(1, Ordering::Release);
         }
@@ -147,18 +163,33 @@ mod tests {
         let (observed, now) = (ObservedBatches::default(), Instant::now());
         observed.write(batch(10));
         let first = observed.changes();
-        assert_eq!(observed.fetch(TOPIC, None, now), Fetched { batches: vec![], newest: 0, missed: 0 });
+        assert_eq!(
+            observed.fetch(TOPIC, None, now),
+            Fetched { batches: vec![], newest: 0, missed: 0, interrupted: false }
+        );
         assert_ne!(observed.changes(), first);
         assert!(observed.watched().contains(&TOPIC));
         observed.write(batch(10));
-        assert_eq!(observed.fetch(TOPIC, Some(0), now), Fetched { batches: vec![batch(10)], newest: 1, missed: 0 });
-        assert_eq!(observed.fetch(TOPIC, Some(1), now), Fetched { batches: vec![], newest: 1, missed: 0 });
+        assert_eq!(
+            observed.fetch(TOPIC, Some(0), now),
+            Fetched { batches: vec![batch(10)], newest: 1, missed: 0, interrupted: false }
+        );
+        assert_eq!(
+            observed.fetch(TOPIC, Some(1), now),
+            Fetched { batches: vec![], newest: 1, missed: 0, interrupted: false }
+        );
         observed.expire(now + WATCH / 2);
         assert!(!observed.watched().is_empty());
         observed.expire(now + WATCH * 2);
         assert!(observed.watched().is_empty());
-        // Who comes back too late begins anew.
-        assert_eq!(observed.fetch(TOPIC, Some(1), now), Fetched { batches: vec![], newest: 0, missed: 0 });
+        // Who comes back too late begins anew, and is told.
+        let again = observed.fetch(TOPIC, Some(1), now);
+        assert_eq!(again, Fetched { batches: vec![], newest: 2, missed: 0, interrupted: true });
+        observed.write(batch(10));
+        let next = observed.fetch(TOPIC, Some(again.newest), now);
+        assert_eq!(next, Fetched { batches: vec![batch(10)], newest: 3, missed: 0, interrupted: false });
+        // So is who asks a broker that was started again.
+        assert!(observed.fetch(TOPIC, Some(100), now).interrupted);
     }
 
     #[test]

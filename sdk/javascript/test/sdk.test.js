@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { DROP, KEEP, Eraser, Failed, Router, bytes, refuse, reject, text, uniform } from "../index.js";
-import { component } from "../component.js";
+import { DROP, KEEP, Eraser, Failed, Partitioner, Router, bytes, refuse, reject, text, uniform } from "../index.js";
+import { component, places, whole } from "../component.js";
 import { SENT_TO, batch, opened, record, route } from "../testkit.js";
 
 class Everywhere extends Router {
@@ -88,6 +88,34 @@ test("an error is a failure in its own words", () => {
   exported.lifecycle.open("");
   const call = () => exported.routing.route({ name: "t", partitions: 1 }, { count: 2, headers: [] }, [{ end: 2, now: 0n, seed: 0n }]);
   assert.throws(call, (error) => error.tag === "failed" && error.val === "route gave 1 answers for 2");
+});
+
+test("what cannot cross into the broker is told", () => {
+  for (const wrong of [NaN, undefined, null, "abc", "1", 1.7, -1, 2 ** 32, true]) {
+    assert.throws(() => whole(wrong, "it"), Failed, String(wrong));
+    assert.throws(() => places(KEEP.at(wrong)), /the partition of KEEP is/, String(wrong));
+  }
+  assert.deepEqual(places(KEEP.at(3)), [[0, 3]]);
+  class Lost extends Partitioner {
+    partition(seen) {
+      return seen.keys.map(() => new Map().get("tenant"));
+    }
+  }
+  const exported = component(Lost, imports);
+  exported.lifecycle.open("");
+  const keys = { data: bytes("k"), ends: Uint32Array.from([1]), nulls: BigUint64Array.from([0n]) };
+  const call = () => exported.partitioning.partition({ name: "t", partitions: 1 }, { count: 1, keys, headers: [] }, [{ end: 1, now: 0n, seed: 0n }]);
+  assert.throws(call, (error) => error.tag === "failed" && error.val.startsWith("the partition of record 0 is undefined"));
+});
+
+test("a topic without a name is told where to look", () => {
+  class Nameless extends Router {
+    open(config, setup) {
+      setup.topic(config.failed);
+    }
+  }
+  const exported = component(Nameless, imports);
+  assert.throws(() => exported.lifecycle.open('{"faild":"x"}'), (words) => words.includes("is it missing from the configuration"));
 });
 
 test("bits are words of 64", () => {

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from tidegate_sdk import DROP, KEEP, AckHook, Eraser, Partitioner, Plugin, Refuse, Reject, Retention, Router, Uniform, export
 from tidegate_sdk.data import unpack
 from tidegate_sdk.errors import Failed, words
-from tidegate_sdk.export import bitmap, describe, open_plugin
+from tidegate_sdk.export import bitmap, describe, open_plugin, places, whole
 from tidegate_sdk.testkit import SENT_TO, batch, opened, record, route
 
 
@@ -58,6 +58,20 @@ class Tests(unittest.TestCase):
 
     def test_a_plugin_says_what_it_is(self):
         self.assertEqual(describe(Everywhere), ("Everywhere", "0.1.0", "Sends records wherever their value says.", ""))
+
+    def test_what_cannot_cross_into_the_broker_is_told(self):
+        there = Everywhere()
+        there.topic = opened(Everywhere).topic
+        for route in (there.topic.at(-1), there.topic.at(1 << 40), there.topic.at(1.5), there.topic.at(None)):
+            with self.assertRaisesRegex(Failed, "the partition of other is .*, not a whole number"):
+                places(route)
+        for route in ("orders-eu", None, 3, b"bytes"):
+            with self.assertRaisesRegex(Failed, "is no route"):
+                places(route)
+        self.assertEqual(places([there.topic, KEEP.at(2)]), [(1, 0xFFFF_FFFF), (0, 2)])
+        for number in (-1, 1 << 32, 1.0, True, None, "3"):
+            with self.assertRaises(Failed):
+                whole(number, "it")
 
     def test_a_configuration_is_json(self):
         with self.assertRaisesRegex(ValueError, "the configuration is not JSON"):

@@ -5,12 +5,14 @@ Everything of `wit_world`, which componentize-py generates, is used here and now
 
 from __future__ import annotations
 
+import builtins
 import json
+import time
 from typing import Any
 
 from . import plugins, setup
 from .data import Batch, Context, unpack
-from .errors import Retry, words
+from .errors import Failed, Retry, words
 
 try:
     from componentize_py_types import Err
@@ -48,22 +50,52 @@ except ImportError:
 ANY_PARTITION = 0xFFFF_FFFF
 
 
+def whole(value: Any, what: str, least: int = 0, most: int = 0xFFFF_FFFF) -> int:
+    """A number as it may cross into the broker. What cannot cross would be a trap without a word."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise Failed(f"{what} is {value!r}, not a whole number from {least} to {most}")
+    return value
+
+
+def text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise Failed(f"{what} is {value!r}, not text")
+    return value
+
+
+def _absent(name: str, instead: str):
+    def refused(*_arguments, **_named):
+        raise RuntimeError(f"{name} is not there for plugins: {instead}")
+
+    return refused
+
+
+def _forbid() -> None:
+    """What the sandbox has not would end in a trap: this way it ends in words."""
+    for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep"):
+        setattr(time, name, _absent(f"time.{name}", "the clock is `now` in batch.contexts"))
+    builtins.open = _absent("open", "there are no files; what the plugin needs to know goes into its configuration")
+
+
 class _Broker:
     """The host's functions, behind the interface of `setup.host`."""
 
     def resolve(self, name: str) -> int:
         if wit_topics is None:
             raise ValueError("only routers name topics")
+        if not isinstance(name, str):
+            raise ValueError(f"a topic's name is text, and this is {name!r}: is it missing from the configuration?")
         return _said(wit_topics.resolve, name)
 
     def write(self, level: str, message: str) -> None:
-        wit_log.write(wit_log.Level[level.upper()], message)
+        wit_log.write(wit_log.Level[level.upper()], str(message))
 
     def declare(self, name: str, kind: str, labels: tuple[tuple[str, str], ...]) -> int:
-        return _said(wit_metrics.declare, name, wit_metrics.Kind[kind.upper()], list(labels))
+        pairs = [(label, str(value)) for label, value in labels]
+        return _said(wit_metrics.declare, text(name, "the name of a series"), wit_metrics.Kind[kind.upper()], pairs)
 
     def add(self, series: int, by: int) -> None:
-        wit_metrics.add(series, by)
+        wit_metrics.add(series, whole(by, "what a counter is to grow by", 0, (1 << 64) - 1))
 
     def set(self, series: int, to: float) -> None:
         wit_metrics.set(series, to)
@@ -129,6 +161,8 @@ def _failing(call):
     def wrapped(*arguments):
         try:
             return call(*arguments)
+        except SystemExit as error:
+            raise Err(wit_types.Failure_Failed(f"a plugin cannot exit ({error.code})")) from None
         except Retry as error:
             raise Err(wit_types.Failure_Retry(words(error))) from None
         except Exception as error:
@@ -145,6 +179,7 @@ class _Lifecycle:
 
     def open(self, config):
         setup.use(_Broker())
+        _forbid()
         try:
             _Opened.plugin, asked = open_plugin(self.kind, config)
         except Exception as error:
@@ -162,9 +197,15 @@ def places(route) -> list[tuple[int, int]]:
     """Topics and partitions of a route, as numbers."""
     if isinstance(route, setup.Topic):
         return [(route.number, ANY_PARTITION)]
-    if isinstance(route, tuple) and len(route) == 2 and isinstance(route[1], int):
-        return [(route[0].number, route[1])]
+    if isinstance(route, tuple) and len(route) == 2 and isinstance(route[0], setup.Topic) and not isinstance(route[1], (setup.Topic, tuple)):
+        return [(route[0].number, whole(route[1], f"the partition of {route[0].name or 'KEEP'}", 0, ANY_PARTITION - 1))]
+    if not isinstance(route, (list, tuple, set, frozenset)):
+        raise Failed(f"{route!r} is no route: KEEP, DROP, a topic, topic.at(partition), a list of those, or Reject(why)")
     return [place for part in route for place in places(part)]
+
+
+def _rejection(position: int, rejected: plugins.Reject):
+    return wit_types.Rejection(position, text(rejected.reason, "the reason of a Reject"))
 
 
 def checked(answers, count: int, what: str) -> list:
@@ -191,7 +232,7 @@ class _Routing:
         rejected, found, ends = [], [], []
         for position, route in enumerate(checked(answer, batch.count, "route")):
             if isinstance(route, plugins.Reject):
-                rejected.append(wit_types.Rejection(position, route.reason))
+                rejected.append(_rejection(position, route))
             else:
                 found.extend(places(route))
             ends.append(len(found))
@@ -208,14 +249,16 @@ class _Partitioning:
         answer = _Opened.plugin.partition(_batch(topic, batch, contexts))
         for position, partition in enumerate(checked(answer, batch.count, "partition")):
             if isinstance(partition, plugins.Reject):
-                rejected.append(wit_types.Rejection(position, partition.reason))
+                rejected.append(_rejection(position, partition))
                 partition = 0
-            partitions.append(partition)
+            partitions.append(whole(partition, f"the partition of record {position}"))
         return wit_partitioning.Placement(partitions, rejected)
 
 
 def _copies(until: plugins.Until):
-    return wit_acknowledging.Copies(until.count, until.racks, list(until.brokers), until.within_ms)
+    brokers = [whole(broker, "a broker", -(1 << 31), (1 << 31) - 1) for broker in until.brokers]
+    counts = [whole(getattr(until, name), name) for name in ("count", "racks")]
+    return wit_acknowledging.Copies(*counts, brokers, whole(until.within_ms, "within_ms"))
 
 
 def _decision(decision):
@@ -223,7 +266,8 @@ def _decision(decision):
         return wit_acknowledging.Decision_Until(_copies(decision))
     if isinstance(decision, plugins.Refuse):
         reason = wit_acknowledging.Reason[decision.reason.upper()]
-        return wit_acknowledging.Decision_Refuse(wit_acknowledging.Refusal(reason, decision.message))
+        message = text(decision.message, "the message of a Refuse")
+        return wit_acknowledging.Decision_Refuse(wit_acknowledging.Refusal(reason, message))
     return {
         plugins.AS_ASKED: wit_acknowledging.Decision_AsAsked,
         plugins.APPENDED: wit_acknowledging.Decision_Appended,
@@ -252,7 +296,8 @@ class _Acknowledging:
             )
             for one, context in zip(arrivals, seen.contexts)
         ]
-        rejected = [wit_types.Rejection(*found) for found in sorted(_Opened.plugin.check(seen).items())]
+        found = sorted(_Opened.plugin.check(seen).items())
+        rejected = [_rejection(whole(position, "a record"), plugins.Reject(reason)) for position, reason in found]
         decisions = checked(_Opened.plugin.decide(seen, arrived), len(arrived), "decide")
         return wit_acknowledging.Answer([_decision(decision) for decision in decisions], rejected)
 
@@ -272,8 +317,13 @@ class _Retaining:
         ]
         verdicts = checked(_Opened.plugin.evaluate(topic.name, seen, now), len(seen), "evaluate")
         return wit_retaining.Answer(
-            [wit_retaining.Verdict(one.delete_before, list(one.rewrite)) for one in verdicts], _Opened.plugin.again_in_ms
+            [_verdict(one) for one in verdicts], whole(_Opened.plugin.again_in_ms, "again_in_ms", 0, (1 << 64) - 1)
         )
+
+
+def _verdict(one: plugins.Verdict):
+    before = whole(one.delete_before, "delete_before", -(1 << 63), (1 << 63) - 1)
+    return wit_retaining.Verdict(before, [whole(segment, "a segment to rewrite") for segment in one.rewrite])
 
 
 def bitmap(kept) -> list[int]:

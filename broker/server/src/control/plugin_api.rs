@@ -273,7 +273,9 @@ pub(super) async fn batches(
         })
     };
     let batches: Vec<Value> = fetched.batches.iter().map(encode).collect();
-    Ok(Json(json!({ "batches": batches, "newest": fetched.newest, "missed": fetched.missed })))
+    Ok(Json(
+        json!({ "batches": batches, "newest": fetched.newest, "missed": fetched.missed, "interrupted": fetched.interrupted }),
+    ))
 }
 
 fn describe(plugin: &Plugin, image: &MetadataImage) -> Value {

@@ -13,8 +13,9 @@ use super::{
     topics::Change,
 };
 
-/// `ConfigResource.Type.TOPIC` of Kafka.
+/// `ConfigResource.Type` of Kafka.
 const TOPIC: i8 = 2;
+const BROKER: i8 = 4;
 
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Config {
@@ -68,13 +69,22 @@ pub(crate) enum ConfigChange {
 impl Cluster {
     /// The configuration of a topic, by name.
     pub(crate) fn topic_configs(&mut self, topic: &str) -> Result<Vec<Config>, ClientError> {
+        self.configs(TOPIC, topic, format!("the configuration of topic {topic:?}"))
+    }
+
+    /// The configuration of the broker that answers first, by name.
+    pub(crate) fn broker_configs(&mut self) -> Result<Vec<Config>, ClientError> {
+        let id = self.brokers().next().map_or(0, |broker| broker.id).to_string();
+        self.configs(BROKER, &id, format!("the configuration of broker {id}"))
+    }
+
+    fn configs(&mut self, kind: i8, name: &str, what: String) -> Result<Vec<Config>, ClientError> {
         let asked = DescribeConfigsResource::default()
-            .with_resource_type(TOPIC)
-            .with_resource_name(topic.to_owned().into())
+            .with_resource_type(kind)
+            .with_resource_name(name.to_owned().into())
             .with_configuration_keys(None);
         let request = DescribeConfigsRequest::default().with_resources(vec![asked]);
         let answer = self.any().call(&request)?;
-        let what = format!("the configuration of topic {topic:?}");
         let result = answer.results.into_iter().next().ok_or_else(|| ClientError::Missing { what: what.clone() })?;
         check(what, result.error_code, result.error_message.as_ref())?;
         let mut configs: Vec<Config> = result

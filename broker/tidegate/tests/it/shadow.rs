@@ -1,7 +1,8 @@
 //! `tidegate plugin shadow`: a candidate on live batches, without any effect.
 
 use std::{
-    process::{Command, Output},
+    io::{BufRead as _, BufReader},
+    process::{Command, Output, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
 };
@@ -17,14 +18,15 @@ use crate::{
     routed::{PLUGINS, deploy},
 };
 
+fn shadow_command(broker: &Broker, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["plugin", "shadow"]).args(arguments);
+    command.env("TIDEGATE_BOOTSTRAP", &broker.kafka).env("TIDEGATE_ADMIN", &broker.admin);
+    command
+}
+
 fn shadow(broker: &Broker, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_tidegate"))
-        .args(["plugin", "shadow"])
-        .args(arguments)
-        .env("TIDEGATE_BOOTSTRAP", &broker.kafka)
-        .env("TIDEGATE_ADMIN", &broker.admin)
-        .output()
-        .expect("it runs")
+    shadow_command(broker, arguments).output().expect("it runs")
 }
 
 fn report(output: &Output) -> Value {
@@ -53,7 +55,8 @@ fn while_sending<T>(broker: &Broker, topic: &str, what: impl FnOnce() -> T) -> (
 
 #[test]
 fn a_candidate_sees_live_batches_and_has_no_effect() {
-    let broker = Broker::start();
+    // A machine that is busy must not look like a slow plugin.
+    let broker = Broker::start_configured("\"plugin.deadline.ms\" = 1000\n", &[], None);
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/router-direct");
     let direct = component(&folder);
     deploy(&broker, "direct", &direct);
@@ -107,4 +110,63 @@ fn a_candidate_that_fails_is_said_and_harms_nobody() {
     assert!(!missing.status.success());
     let refused = shadow(&broker, &[PLUGINS[0].as_str(), "--topic", "plain", "--for", "soon"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("is no time: 60s, 5m, 1h"));
+}
+
+/// It was given ten seconds a call and four times the memory, and after one trap had no answer any more.
+#[test]
+fn a_candidate_runs_within_the_limits_of_the_topic_and_is_replaced_after_a_trap() {
+    let broker = Broker::start();
+    create_topic(&broker, "plain", 1, &[("tidegate.plugin.deadline.ms", "3")]);
+    for topic in ["one", "two", "three"] {
+        create_topic(&broker, topic, 1, &[]);
+    }
+    let run = |order: &str| {
+        let arguments = [&PLUGINS[0], "--topic", "plain", "--for", "2s", "--json", "--fail", "--config", order];
+        let (output, _) = while_sending(&broker, "plain", || shadow(&broker, &arguments));
+        assert!(!output.status.success(), "a candidate without an answer is none to deploy");
+        let said = report(&output);
+        let count = |name: &str| said[name].as_u64().expect("a number");
+        let words = said["first_failure"].as_str().expect("words").to_owned();
+        (count("batches"), count("candidate_failures"), words)
+    };
+    let (batches, failures, words) = run("loop");
+    assert!(batches > 0 && failures == batches && words.contains("too long"), "{failures} of {batches}: {words}");
+    let (batches, failures, words) = run("good-for:2");
+    // A busy machine may make a call too long here and there.
+    assert!(
+        batches > 6 && (batches / 4..batches / 2).contains(&failures) && words.contains("panicked"),
+        "{failures} of {batches}: {words}"
+    );
+}
+
+/// A change of what is attached was not seen, and a watch of a topic that nobody sends to was taken for a success.
+#[test]
+fn the_comparison_is_with_what_is_attached_at_the_time() {
+    let broker = Broker::start_configured("\"plugin.deadline.ms\" = 1000\n", &[], None);
+    deploy(&broker, "hostile", &PLUGINS[0]);
+    for topic in ["one", "two", "three", "quiet"] {
+        create_topic(&broker, topic, 1, &[]);
+    }
+    create_topic(&broker, "source", 1, &[("tidegate.router", "hostile"), ("tidegate.router.config", "keep")]);
+    let quiet = shadow(&broker, &[&PLUGINS[0], "--topic", "quiet", "--for", "1s", "--fail", "--config", "keep"]);
+    let said = String::from_utf8_lossy(&quiet.stderr);
+    assert!(!quiet.status.success() && said.contains("nothing was sent to quiet"), "{said}");
+
+    let arguments = [&PLUGINS[0], "--topic", "source", "--for", "3s", "--json", "--config", "keep"];
+    let (output, _) = while_sending(&broker, "source", || {
+        let mut watching =
+            shadow_command(&broker, &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let mut line = String::new();
+        BufReader::new(watching.stderr.take().expect("it is piped")).read_line(&mut line).expect("a line");
+        assert_eq!(line, "watching source for 3 s\n");
+        let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["topic", "alter", "source", "--config", "tidegate.router.config=count"])
+            .args(["--bootstrap", &broker.kafka])
+            .output()
+            .expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        watching.wait_with_output().expect("it ends")
+    });
+    let said = report(&output);
+    assert_eq!((&said["changes"], &said["differing_records"]), (&1.into(), &0.into()), "{said}");
 }

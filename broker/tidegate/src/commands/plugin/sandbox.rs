@@ -22,6 +22,7 @@ use tidegate_records::{
 };
 
 use super::super::produce::Draft;
+use crate::client::configs::Config;
 
 /// Calls end when they take as long as nobody would wait for.
 const CALL_TICKS_MAX: u64 = 10_000;
@@ -43,7 +44,7 @@ pub(super) enum Outcome {
 }
 
 /// A topic, and the partition that a router wishes for: `orders` or `orders/3`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub(super) struct Place {
     pub(super) topic: String,
@@ -122,16 +123,20 @@ impl Loaded {
 
     /// Opens an instance with a configuration.
     pub(super) fn open(&self, config: &str) -> anyhow::Result<Opened> {
-        let limits = limits();
+        self.open_within(config, &limits())
+    }
+
+    /// Opens an instance that may use no more than this.
+    pub(super) fn open_within(&self, config: &str, limits: &Limits) -> anyhow::Result<Opened> {
         let opened = match self.component.world {
-            World::Router => Router::open(&self.compiled, config, &limits).map(Opened::Router),
-            World::Partitioner => Partitioner::open(&self.compiled, config, &limits).map(Opened::Partitioner),
-            World::Ack => AckHook::open(&self.compiled, config, &limits).map(Opened::Ack),
-            World::Retention => match Retention::open(&self.compiled, config, &limits) {
+            World::Router => Router::open(&self.compiled, config, limits).map(Opened::Router),
+            World::Partitioner => Partitioner::open(&self.compiled, config, limits).map(Opened::Partitioner),
+            World::Ack => AckHook::open(&self.compiled, config, limits).map(Opened::Ack),
+            World::Retention => match Retention::open(&self.compiled, config, limits) {
                 Ok(policy) if !policy.filters() => anyhow::bail!(
                     "this retention policy is asked about segments and not about records: test it natively (cargo test)"
                 ),
-                Ok(_) => Filter::open(&self.compiled, config, &limits).map(Opened::Filter),
+                Ok(_) => Filter::open(&self.compiled, config, limits).map(Opened::Filter),
                 Err(error) => Err(error),
             },
         };
@@ -145,6 +150,28 @@ pub(super) fn limits() -> Limits {
         open_ticks_max: CALL_TICKS_MAX,
         memory_bytes_max: 256 << 20,
         ..Limits::default()
+    }
+}
+
+/// What an instance may use that is attached to a topic with these configurations, at a broker with those.
+pub(super) fn limits_of(broker: &[Config], topic: &[Config]) -> Limits {
+    let number = |configs: &[Config], name: &str| -> Option<u64> {
+        configs.iter().find(|config| config.name == name)?.value.as_ref()?.parse().ok()
+    };
+    // A topic says less than the broker, or -1, which is no number here.
+    let least =
+        |of_topic: &str, of_broker: Option<u64>| [number(topic, of_topic), of_broker].into_iter().flatten().min();
+    let known = Limits::default();
+    let deadline = least("tidegate.plugin.deadline.ms", number(broker, "plugin.deadline.ms"));
+    let memory = least("tidegate.plugin.memory.max.bytes", number(broker, "plugin.memory.max.bytes"));
+    let output = least("tidegate.plugin.output.max.bytes", Some(known.answer_bytes_max as u64));
+    let bytes = |limit: Option<u64>, known| limit.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(known);
+    Limits {
+        // A tick is a millisecond, and the first may come at once.
+        call_ticks_max: deadline.map_or(CALL_TICKS_MAX, |deadline| deadline.saturating_add(1).max(2)),
+        memory_bytes_max: bytes(memory, limits().memory_bytes_max),
+        answer_bytes_max: bytes(output, known.answer_bytes_max),
+        ..known
     }
 }
 
@@ -163,6 +190,16 @@ impl Opened {
             Self::Partitioner(partitioner) => partitioner.needs(),
             Self::Ack(hook) => hook.needs(),
             Self::Filter(filter) => filter.needs(),
+        }
+    }
+
+    /// Whether it trapped, and answers nothing any more.
+    pub(super) fn is_dead(&self) -> bool {
+        match self {
+            Self::Router(router) => router.is_dead(),
+            Self::Partitioner(partitioner) => partitioner.is_dead(),
+            Self::Ack(hook) => hook.is_dead(),
+            Self::Filter(filter) => filter.is_dead(),
         }
     }
 

@@ -3,8 +3,12 @@
 //! The broker hands over the batches as they come, with what its plugins are told of each; both plugins run here. So the candidate has no
 //! effect, whatever it does, and costs the broker no time of a shard.
 
+mod report;
+mod side;
+
 use std::{
-    io::Write,
+    collections::BTreeMap,
+    io::{self, Write},
     path::PathBuf,
     sync::{
         Arc,
@@ -18,10 +22,10 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use tidegate_plugin_host::{
-    World,
+    Engine, World,
     ack::{Acks, Arrival, Replica},
 };
 use tidegate_records::{
@@ -33,18 +37,22 @@ use tidegate_records::{
 use super::{
     super::{Bootstrap, Json},
     Admin, Method,
-    bench::nanoseconds,
-    sandbox::{Loaded, Opened, Outcome, Place, Surroundings, engine, read_component},
-    test::{self, Configuration},
-    trial,
+    sandbox::{Loaded, Outcome, Place, Surroundings, engine, read_component},
+    test::Configuration,
+    trial::{self, Attached},
 };
 use crate::{
-    client::topics::Absent,
-    output::{self, Align, Table},
+    client::{Cluster, topics::Absent},
+    output,
 };
+
+use report::{Example, Report};
+use side::{Running, Side};
 
 /// How often the broker is asked for more.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// The broker is told as often that it is still watched; it forgets after 10 s.
+const KEEP_WATCHING: Duration = Duration::from_secs(2);
 /// Bytes of a batch's records at most; the broker has its own limit, which is lower.
 const DECOMPRESSED_BYTES_MAX: usize = 1 << 30;
 
@@ -93,6 +101,9 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("{text:?} is no time: 60s, 5m, 1h")),
     };
     let number: u64 = number.parse().map_err(|_| format!("{text:?} is no time: 60s, 5m, 1h"))?;
+    if number == 0 {
+        return Err("in no time at all nothing is seen".to_owned());
+    }
     number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| format!("{text:?} is too long"))
 }
 
@@ -102,6 +113,7 @@ struct Page {
     batches: Vec<Observed>,
     newest: u64,
     missed: u64,
+    interrupted: bool,
 }
 
 #[derive(Deserialize)]
@@ -112,43 +124,6 @@ struct Observed {
     client_id: Option<String>,
     acks: i16,
     batch: String,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct Report {
-    topic: String,
-    world: &'static str,
-    /// None: there is none of this world.
-    attached: Option<String>,
-    seconds: f64,
-    batches: u64,
-    records: u64,
-    /// Batches that came faster than they could be compared.
-    missed_batches: u64,
-    differing_records: u64,
-    /// Batches for which a plugin had no answer, and the words of the first time.
-    attached_failures: u64,
-    candidate_failures: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_failure: Option<String>,
-    attached_ns_per_record: f64,
-    candidate_ns_per_record: f64,
-    examples: Vec<Example>,
-}
-
-#[derive(Debug, Serialize)]
-struct Example {
-    partition: i32,
-    key: Value,
-    attached: Outcome,
-    candidate: Outcome,
-}
-
-/// A plugin, and what its calls have cost.
-struct Side {
-    plugin: Option<Opened>,
-    spent: Duration,
-    answered: u64,
 }
 
 impl Shadow {
@@ -163,34 +138,30 @@ impl Shadow {
             world != World::Retention,
             "a retention policy is asked about segments and not about batches: `tidegate plugin test` asks it about records"
         );
-        let attached = trial::attached(&mut cluster, &self.topic, world.name())?;
+        let mut standing = Standing { engine, cluster, known: BTreeMap::new(), world };
+        let attached = standing.attached(&self)?;
         // The attached one's configuration, unless another is given.
         let given = self.config.read()?;
-        let of_attached = attached.as_ref().map(|attached| attached.config.clone()).unwrap_or_default();
+        let of_attached = attached.as_ref().map(|(attached, _)| attached.config.clone()).unwrap_or_default();
         let config = if given.is_empty() { of_attached } else { given };
-        let mut candidate = Side::new(Some(candidate.open(&config).context("the candidate")?));
-        let running = match &attached {
-            None => None,
-            Some(attached) => {
-                let loaded = Loaded::new(&engine, self.admin.component(&attached.plugin)?);
-                let opened = loaded.and_then(|loaded| loaded.open(&attached.config));
-                Some(opened.with_context(|| format!("plugin {:?} of topic {:?}", attached.plugin, self.topic))?)
-            }
-        };
-        let mut running = Side::new(running);
+        // As they would run in the broker: what takes longer or more memory there has no answer here.
+        let limits = trial::limits(&mut standing.cluster, &self.topic)?;
+        let mut candidate = Side::new(Some(Running::open(candidate, config, &limits).context("the candidate")?));
+        let mut running = Side::new(standing.open(&self, attached.as_ref())?);
         let mut report = Report {
             topic: self.topic.clone(),
             world: world.name(),
-            attached: attached.map(|attached| attached.plugin),
+            attached: attached.as_ref().map(|(attached, _)| attached.plugin.clone()),
             ..Report::default()
         };
-        self.watch(partitions, &mut running, &mut candidate, &mut report)?;
+        self.watch(partitions, &mut standing, attached, &mut running, &mut candidate, &mut report)?;
         (report.attached_ns_per_record, report.candidate_ns_per_record) = (running.cost(), candidate.cost());
         if self.json.json {
             output::json(out, &report)?;
         } else {
             report.show(out)?;
         }
+        ensure!(!(self.fail && report.records == 0), "nothing was sent to {}: nothing is known", self.topic);
         let differs = report.differing_records + report.candidate_failures > 0;
         ensure!(!(self.fail && differs), "the candidate does not do what is done now");
         Ok(())
@@ -199,6 +170,8 @@ impl Shadow {
     fn watch(
         &self,
         partitions: u32,
+        standing: &mut Standing,
+        mut attached: Option<(Attached, u64)>,
         running: &mut Side,
         candidate: &mut Side,
         report: &mut Report,
@@ -212,15 +185,32 @@ impl Shadow {
         let progress = if self.json.json { ProgressBar::hidden() } else { ProgressBar::new(self.time.as_secs()) };
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len}s, {msg}").expect("the template is a valid one");
         progress.set_style(style);
+        // Before the bar, and where there is none: what is sent from now on is seen.
+        writeln!(io::stderr(), "watching {} for {} s", self.topic, self.time.as_secs())?;
         let began = Instant::now();
         while began.elapsed() < self.time && !interrupted.load(Ordering::Relaxed) {
             let page: Page = self.admin.call(Method::Get, &format!("{path}?after={after}"), None)?;
+            let now = standing.attached(self)?;
+            if now != attached {
+                report.changes += 1;
+                running.replace(standing.open(self, now.as_ref())?);
+                attached = now;
+            }
             report.missed_batches += page.missed;
-            // A broker that was started again counts from 1.
+            report.interruptions += u64::from(page.interrupted);
             after = page.newest;
             let is_behind = !page.batches.is_empty();
+            let mut asked = Instant::now();
             for batch in page.batches {
-                self.compare(partitions, &batch, running, candidate, report)?;
+                if interrupted.load(Ordering::Relaxed) {
+                    break;
+                }
+                if asked.elapsed() > KEEP_WATCHING {
+                    // Without a number: only so that the broker goes on keeping batches.
+                    self.admin.call::<Page>(Method::Get, &path, None)?;
+                    asked = Instant::now();
+                }
+                self.compare(partitions, &batch, standing, running, candidate, report)?;
             }
             progress.set_position(began.elapsed().as_secs());
             progress.set_message(format!("{} records, {} differ", report.records, report.differing_records));
@@ -237,6 +227,7 @@ impl Shadow {
         &self,
         partitions: u32,
         observed: &Observed,
+        standing: &mut Standing,
         running: &mut Side,
         candidate: &mut Side,
         report: &mut Report,
@@ -273,6 +264,8 @@ impl Shadow {
         report.records += count as u64;
         let done = running.ask(&read, &around, &arrival)?;
         let would = candidate.ask(&read, &around, &arrival)?;
+        let done = done.and_then(|done| standing.checked(done));
+        let would = would.and_then(|would| standing.checked(would));
         report.attached_failures += u64::from(done.is_err());
         report.candidate_failures += u64::from(would.is_err());
         for (side, failure) in [("attached", &done), ("candidate", &would)] {
@@ -281,8 +274,11 @@ impl Shadow {
             }
         }
         let Ok(would) = would else { return Ok(()) };
-        let Ok(done) = done else { return Ok(()) };
-        let done = done.unwrap_or_else(|| vec![self.untouched(report.world, observed.partition); count]);
+        let done = match done {
+            Ok(Some(done)) => done,
+            Ok(None) => vec![self.untouched(report.world, observed.partition); count],
+            Err(words) => vec![Outcome::Rejected(words); count],
+        };
         let would = would.unwrap_or_default();
         let mut keys: Option<Columns> = None;
         for (record, (attached, candidate)) in done.into_iter().zip(would).enumerate() {
@@ -312,81 +308,56 @@ impl Shadow {
     }
 }
 
-impl Side {
-    fn new(plugin: Option<Opened>) -> Self {
-        Self { plugin, spent: Duration::ZERO, answered: 0 }
-    }
-
-    /// What becomes of the records of a batch (none: there is no plugin), or why there is no answer.
-    fn ask(
-        &mut self,
-        read: &dyn Fn(&Wanted) -> Result<Columns, tidegate_records::record::RecordError>,
-        around: &Surroundings,
-        arrival: &Arrival<'_>,
-    ) -> anyhow::Result<Result<Option<Vec<Outcome>>, String>> {
-        let Some(plugin) = &mut self.plugin else { return Ok(Ok(None)) };
-        let columns = read(&plugin.needs().columns)?;
-        Ok(match plugin.answer(&columns, around, arrival) {
-            Ok((outcomes, took)) => {
-                self.spent += took;
-                self.answered += outcomes.len() as u64;
-                Ok(Some(outcomes))
-            }
-            Err(error) => Err(format!("{:#}", anyhow::Error::new(error))),
-        })
-    }
-
-    fn cost(&self) -> f64 {
-        if self.answered == 0 { 0.0 } else { self.spent.as_nanos() as f64 / self.answered as f64 }
-    }
+/// What stands now: what is attached, and the topics that there are.
+struct Standing {
+    engine: Engine,
+    cluster: Cluster,
+    /// Topics that were asked about, and how many partitions each has; none: it does not exist.
+    known: BTreeMap<String, Option<u32>>,
+    world: World,
 }
 
-impl Report {
-    fn show(&self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let missed = match self.missed_batches {
-            0 => String::new(),
-            missed => format!("; {missed} batches came faster than they could be compared"),
-        };
-        let (batches, records) = (self.batches, self.records);
-        writeln!(out, "{records} records of {} in {batches} batches, {:.0} s{missed}", self.topic, self.seconds)?;
-        if records == 0 {
-            return Ok(writeln!(out, "nothing was sent to {}: there is nothing to compare", self.topic)?);
-        }
-        match &self.attached {
-            Some(plugin) => {
-                writeln!(out, "attached   {plugin}, {} a record", nanoseconds(self.attached_ns_per_record))?
+impl Standing {
+    /// What is attached now, and its version.
+    fn attached(&mut self, of: &Shadow) -> anyhow::Result<Option<(Attached, u64)>> {
+        let Some(attached) = trial::attached(&mut self.cluster, &of.topic, self.world.name())? else { return Ok(None) };
+        let plugin: Value = of.admin.call(Method::Get, &format!("/v1/plugins/{}", attached.plugin), None)?;
+        let version = plugin["version"].as_u64().unwrap_or(0);
+        Ok(Some((attached, version)))
+    }
+
+    fn open(&mut self, of: &Shadow, attached: Option<&(Attached, u64)>) -> anyhow::Result<Option<Running>> {
+        let Some((attached, _)) = attached else { return Ok(None) };
+        let limits = trial::limits(&mut self.cluster, &of.topic)?;
+        let loaded = Loaded::new(&self.engine, of.admin.component(&attached.plugin)?);
+        let opened = loaded.and_then(|loaded| Running::open(loaded, attached.config.clone(), &limits));
+        opened.map(Some).with_context(|| format!("plugin {:?} of topic {:?}", attached.plugin, of.topic))
+    }
+
+    /// The answer, if all the topics and partitions in it exist; the broker takes no other.
+    fn checked(&mut self, answer: Option<Vec<Outcome>>) -> Result<Option<Vec<Outcome>>, String> {
+        for outcome in answer.iter().flatten() {
+            let Outcome::To(places) = outcome else { continue };
+            for place in places {
+                let partitions = match self.known.get(&place.topic) {
+                    Some(partitions) => *partitions,
+                    None => {
+                        let found = self.cluster.topic(&place.topic, Absent::Error).ok();
+                        let partitions = found.map(|topic| topic.partitions.len() as u32);
+                        self.known.insert(place.topic.clone(), partitions);
+                        partitions
+                    }
+                };
+                match (partitions, place.partition) {
+                    (None, _) => return Err(format!("it routes to {:?}, which does not exist", place.topic)),
+                    (Some(partitions), Some(partition)) if partition >= partitions => {
+                        let topic = &place.topic;
+                        return Err(format!("it routes to partition {partition} of {topic:?}, which has {partitions}"));
+                    }
+                    _ => {}
+                }
             }
-            None => writeln!(out, "attached   no {}", self.world)?,
         }
-        let ratio = self.candidate_ns_per_record / self.attached_ns_per_record;
-        let ratio = if ratio.is_finite() { format!(" ({ratio:.2}x)") } else { String::new() };
-        writeln!(out, "candidate  {} a record{ratio}", nanoseconds(self.candidate_ns_per_record))?;
-        if let Some(words) = &self.first_failure {
-            let (attached, candidate) = (self.attached_failures, self.candidate_failures);
-            writeln!(
-                out,
-                "no answer  for {candidate} batches from the candidate, for {attached} from what is attached; first {words}"
-            )?;
-        }
-        let share = self.differing_records as f64 / records as f64 * 100.0;
-        writeln!(out, "differ     {} records ({share:.2} %)", self.differing_records)?;
-        if self.examples.is_empty() {
-            return Ok(());
-        }
-        let mut table = Table::new(&[
-            ("PARTITION", Align::Right),
-            ("KEY", Align::Left),
-            ("NOW", Align::Left),
-            ("WITH THE CANDIDATE", Align::Left),
-        ]);
-        for example in &self.examples {
-            table.row([
-                example.partition.to_string(),
-                example.key.as_str().map_or_else(|| "null".to_owned(), str::to_owned),
-                test::in_words(&example.attached),
-                test::in_words(&example.candidate),
-            ]);
-        }
-        Ok(table.write(out)?)
+        Ok(answer)
     }
 }

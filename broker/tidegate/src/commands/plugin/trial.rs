@@ -7,13 +7,13 @@ use anyhow::Context as _;
 use clap::Args;
 use kafka_protocol::error::ResponseError;
 use serde::Serialize;
-use tidegate_plugin_host::Engine;
+use tidegate_plugin_host::{Engine, Limits};
 
 use super::{
     super::{Bootstrap, Json, name_and_value, produce::Draft},
     Admin,
     bench::nanoseconds,
-    sandbox::{Loaded, Outcome, Place, Surroundings, engine},
+    sandbox::{Loaded, Outcome, Place, Surroundings, engine, limits_of},
 };
 use crate::{
     client::{Cluster, topics::Absent},
@@ -101,6 +101,7 @@ struct Destination {
 }
 
 /// What is attached to a topic as one of its plugins.
+#[derive(PartialEq, Eq)]
 pub(super) struct Attached {
     pub(super) plugin: String,
     pub(super) config: String,
@@ -114,7 +115,7 @@ impl Try {
         let mut tried =
             Tried { topic: self.topic.clone(), ack: None, router: None, rejected: None, destinations: Vec::new() };
         if let Some(hook) = attached(&mut cluster, &self.topic, "ack")? {
-            let (asked, outcome) = self.ask(&engine, &hook, &self.topic, partitions)?;
+            let (asked, outcome) = self.ask(&engine, &mut cluster, &hook, &self.topic, partitions)?;
             tried.ack = Some(asked);
             if let Outcome::Rejected(reason) = outcome {
                 tried.rejected = Some(reason);
@@ -124,7 +125,7 @@ impl Try {
         let places = match attached(&mut cluster, &self.topic, "router")? {
             None => vec![Place { topic: self.topic.clone(), partition: None }],
             Some(router) => {
-                let (asked, outcome) = self.ask(&engine, &router, &self.topic, partitions)?;
+                let (asked, outcome) = self.ask(&engine, &mut cluster, &router, &self.topic, partitions)?;
                 tried.router = Some(asked);
                 match outcome {
                     Outcome::To(places) => {
@@ -171,7 +172,7 @@ impl Try {
         if partition.is_none()
             && let Some(partitioner) = attached(cluster, &destination.topic, "partitioner")?
         {
-            let (asked, outcome) = self.ask(engine, &partitioner, &destination.topic, partitions)?;
+            let (asked, outcome) = self.ask(engine, cluster, &partitioner, &destination.topic, partitions)?;
             destination.partitioner = Some(asked);
             match outcome {
                 Outcome::Partition(partition) => destination.partition = Some(partition),
@@ -182,7 +183,7 @@ impl Try {
         if destination.topic != self.topic
             && let Some(hook) = attached(cluster, &destination.topic, "ack")?
         {
-            let (asked, outcome) = self.ask(engine, &hook, &destination.topic, partitions)?;
+            let (asked, outcome) = self.ask(engine, cluster, &hook, &destination.topic, partitions)?;
             destination.ack = Some(asked);
             if let Outcome::Rejected(reason) = outcome {
                 return Ok(Err(reason));
@@ -194,14 +195,16 @@ impl Try {
     fn ask(
         &self,
         engine: &Engine,
+        cluster: &mut Cluster,
         attached: &Attached,
         topic: &str,
         partitions: u32,
     ) -> anyhow::Result<(Asked, Outcome)> {
         let name = &attached.plugin;
         let component = self.admin.component(name)?;
+        let limits = limits(cluster, topic)?;
         let mut plugin = Loaded::new(engine, component)
-            .and_then(|loaded| loaded.open(&attached.config))
+            .and_then(|loaded| loaded.open_within(&attached.config, &limits))
             .with_context(|| format!("plugin {name:?} of topic {topic:?}"))?;
         let record = Draft {
             key: self.key.clone().map(String::into_bytes),
@@ -291,6 +294,11 @@ pub(super) fn attached(cluster: &mut Cluster, topic: &str, world: &str) -> anyho
     };
     let config = config(cluster, topic, &format!("tidegate.{world}.config"))?.unwrap_or_default();
     Ok(Some(Attached { plugin, config }))
+}
+
+/// What the plugins of a topic may use.
+pub(super) fn limits(cluster: &mut Cluster, topic: &str) -> anyhow::Result<Limits> {
+    Ok(limits_of(&cluster.broker_configs()?, &cluster.topic_configs(topic)?))
 }
 
 fn config(cluster: &mut Cluster, topic: &str, name: &str) -> anyhow::Result<Option<String>> {
