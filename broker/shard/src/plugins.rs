@@ -552,6 +552,7 @@ impl Shard {
         if targets.targets.iter().any(|target| target.partition.is_none()) {
             targets = self.ask_partitioners(targets, batch)?;
         }
+        self.observe_parts(&targets, batch, topic)?;
         targets = self.ask_acks(targets, batch, topic)?;
         let parts = targets.split(batch)?;
         let mut items = Vec::with_capacity(parts.len());
@@ -571,6 +572,27 @@ impl Shard {
             items.push(ProduceItem { index, partition, bytes, header, rule: target.commit.rule });
         }
         Ok(Checked { items, within })
+    }
+
+    /// Keeps what a batch brings to other topics than its own for who watches those.
+    fn observe_parts(&mut self, targets: &Targets, batch: &Batch<'_>, sent_to: &Topic) -> Result<(), PartitionError> {
+        let observed = &mut self.plugins.observed;
+        let is_watched = |target: &Target| {
+            target.topic.id != sent_to.id && target.dead.is_none() && observed.is_watched(target.topic.id)
+        };
+        let watched: Vec<bool> = targets.targets.iter().map(is_watched).collect();
+        if !watched.contains(&true) {
+            return Ok(());
+        }
+        let parts = targets.split(batch)?;
+        for ((target, part), _) in targets.targets.iter().zip(parts).zip(watched).filter(|(_, watched)| *watched) {
+            let Some((bytes, header)) = part else { continue };
+            let partition = target.partition.expect("partitioners have been asked");
+            // The seed is that of where the client sent it, as the hook is told.
+            let seen = Batch { bytes, header, ..batch.clone() }.observed();
+            observed.push(ObservedBatch { sent_to: TopicPartition::new(target.topic.id, partition), ..seen });
+        }
+        Ok(())
     }
 
     /// Where the records go whose plugin failed, if the attachment's policy is another than to refuse them; none: on, as if there were no

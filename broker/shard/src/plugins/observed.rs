@@ -8,7 +8,7 @@ use tidegate_records::{
     time::Timestamp,
 };
 
-/// A valid batch as a client sent it to a watched topic, and what a plugin is told of it.
+/// A valid batch as a client sent it to a watched topic, or the part of one that a router brings there, and what a plugin is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedBatch {
     pub sent_to: TopicPartition,

@@ -139,6 +139,24 @@ fn a_candidate_runs_within_the_limits_of_the_topic_and_is_replaced_after_a_trap(
     );
 }
 
+/// What a router brings to a topic was not seen by who watched that topic.
+#[test]
+fn what_a_router_brings_to_a_topic_is_seen_there() {
+    let broker = Broker::start_configured("\"plugin.deadline.ms\" = 1000\n", &[], None);
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/router-direct");
+    deploy(&broker, "direct", &component(&folder));
+    create_topic(&broker, "brought", 1, &[]);
+    let config = r#"{"bindings":[{"key":"key","topic":"brought"}],"unmatched":"reject"}"#;
+    create_topic(&broker, "source", 1, &[("tidegate.router", "direct"), ("tidegate.router.config", config)]);
+    let hook = component(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-host/tests/guests/ack"));
+    let arguments =
+        [hook.as_str(), "--topic", "brought", "--for", "2s", "--json", "--config", "refuse:policy-violation"];
+    let (output, _) = while_sending(&broker, "source", || shadow(&broker, &arguments));
+    let said = report(&output);
+    assert!(said["records"].as_u64().is_some_and(|records| records > 0), "{said}");
+    assert_eq!(said["differing_records"], said["records"], "{said}");
+}
+
 /// A change of what is attached was not seen, and a watch of a topic that nobody sends to was taken for a success.
 #[test]
 fn the_comparison_is_with_what_is_attached_at_the_time() {
