@@ -2,6 +2,7 @@
 
 import {
   ANY_PARTITION,
+  AckHook,
   Batch,
   ConfigError,
   Failed,
@@ -158,6 +159,7 @@ export const openPlugin = (kind, config) => {
 /** The interfaces of a component, by the names of the WIT. */
 export const component = (kind, imports) => {
   let plugin;
+  let most;
   let headers = [];
   const failing =
     (call) =>
@@ -182,6 +184,8 @@ export const component = (kind, imports) => {
       let setup;
       try {
         ({ plugin, setup } = openPlugin(kind, config));
+        // Here its errors have words; where the broker asks for it they would be traps.
+        most = plugin instanceof AckHook ? plugin.strongest() : undefined;
       } catch (error) {
         throw words(error);
       }
@@ -225,7 +229,7 @@ export const component = (kind, imports) => {
     }),
   };
   const acknowledging = {
-    strongest: () => plugin.strongest(),
+    strongest: () => most,
     decide: failing((topic, batch, contexts, arrivals) => {
       const seen = readBatch(topic, batch, contexts, headers);
       const arrived = arrivals.map((arrival, at) => ({

@@ -117,6 +117,7 @@ class _Opened:
 
     plugin: Any = None
     headers: list[str] = []
+    strongest: Any = None
 
 
 def describe(kind: type[plugins.Plugin]) -> tuple[str, str, str, str]:
@@ -182,6 +183,9 @@ class _Lifecycle:
         _forbid()
         try:
             _Opened.plugin, asked = open_plugin(self.kind, config)
+            # Here its errors have words; where the broker asks for it they would be traps.
+            most = _Opened.plugin.strongest() if isinstance(_Opened.plugin, plugins.AckHook) else None
+            _Opened.strongest = None if most is None else _copies(most)
         except Exception as error:
             raise Err(words(error)) from None
         _Opened.headers = asked.headers
@@ -279,8 +283,7 @@ def _decision(decision):
 
 class _Acknowledging:
     def strongest(self):
-        most = _Opened.plugin.strongest()
-        return None if most is None else _copies(most)
+        return _Opened.strongest
 
     @_failing
     def decide(self, topic, batch, contexts, arrivals):

@@ -24,6 +24,7 @@ pub(super) fn build(folder: &Path, progress: Progress) -> Result<Built, BuildErr
     let world = wit::world(&manifest, parsed["tidegate"]["world"].as_str(), EXAMPLE)?;
     let main = parsed["main"].as_str().unwrap_or("plugin.js").trim_start_matches("./");
     let name = parsed["name"].as_str().unwrap_or("plugin").rsplit('/').next().unwrap_or("plugin");
+    let name = super::file_name(&manifest, name)?;
 
     let out = folder.join("target/plugins");
     std::fs::create_dir_all(&out).map_err(file(&out))?;

@@ -100,6 +100,17 @@ fn install(program: &str) -> &'static str {
     }
 }
 
+/// The name of a component's file, from what a manifest says: it stays in its folder.
+fn file_name<'a>(manifest: &Path, name: &'a str) -> Result<&'a str, BuildError> {
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
+    if !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(fits) {
+        return Ok(name);
+    }
+    let problem =
+        format!("the name {name:?} cannot be that of a file: use letters, digits, '-', '_' and '.', at most 128");
+    Err(BuildError::Manifest { path: manifest.to_owned(), problem })
+}
+
 /// Checks what was built and writes it to where it is found.
 fn checked(built: &Path, path: PathBuf) -> Result<Built, BuildError> {
     let bytes = std::fs::read(built).map_err(file(built))?;
@@ -145,4 +156,19 @@ fn succeeded(command: &str, output: &Output) -> Result<String, BuildError> {
         return Err(BuildError::Failed { command: command.to_owned(), output: streams.join("\n").trim().to_owned() });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_in_its_folder() {
+        let manifest = Path::new("pyproject.toml");
+        for name in ["../../../escaped", "a/b", "..", ".", "", "a\0b", "\u{fc}ber"] {
+            let error = file_name(manifest, name).expect_err(name).to_string();
+            assert!(error.starts_with("pyproject.toml: the name"), "{error}");
+        }
+        assert_eq!(file_name(manifest, "my-router_2.0").expect("it is one"), "my-router_2.0");
+    }
 }

@@ -24,6 +24,7 @@ pub(super) fn build(folder: &Path, progress: Progress) -> Result<Built, BuildErr
     let world = wit::world(&manifest, setting("world"), EXAMPLE)?;
     let module = setting("module").unwrap_or("plugin");
     let name = parsed.get("project").and_then(|project| project.get("name")).and_then(toml::Value::as_str);
+    let name = super::file_name(&manifest, name.unwrap_or(module))?;
 
     let out = folder.join("target/plugins");
     let interface = out.join("wit");
@@ -57,7 +58,7 @@ pub(super) fn build(folder: &Path, progress: Progress) -> Result<Built, BuildErr
         .env_remove("VIRTUAL_ENV")
         .stdin(Stdio::null());
     progress.run(PYTHON, COMPONENTIZE, &mut componentize)?;
-    let checked = checked(&built, out.join(format!("{}.component.wasm", name.unwrap_or(module))));
+    let checked = checked(&built, out.join(format!("{name}.component.wasm")));
     let _ = std::fs::remove_file(&built);
     checked
 }

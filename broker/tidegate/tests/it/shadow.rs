@@ -1,7 +1,7 @@
 //! `tidegate plugin shadow`: a candidate on live batches, without any effect.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
@@ -187,4 +187,27 @@ fn the_comparison_is_with_what_is_attached_at_the_time() {
     });
     let said = report(&output);
     assert_eq!((&said["changes"], &said["differing_records"]), (&1.into(), &0.into()), "{said}");
+}
+
+/// The whole report was thrown away when the broker could not be asked at one moment.
+#[test]
+fn what_was_seen_is_told_when_the_topic_is_gone_in_the_end() {
+    let broker = Broker::start();
+    create_topic(&broker, "plain", 1, &[]);
+    let arguments = [&PLUGINS[1], "--topic", "plain", "--for", "3s", "--json"];
+    let mut watching =
+        shadow_command(&broker, &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut said = BufReader::new(watching.stderr.take().expect("it is piped"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("a line");
+    assert_eq!(produce(&mut Raw::new(broker.connect()), "plain", good_batch()), (0, String::new()));
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["topic", "delete", "plain", "--bootstrap", &broker.kafka])
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = watching.wait_with_output().expect("it ends");
+    assert!(!output.status.success() && report(&output)["topic"] == "plain");
+    said.read_to_string(&mut line).expect("text");
+    assert!(line.contains("the broker could not be asked any more"), "{line}");
 }

@@ -170,8 +170,13 @@ fn standing_alone(member: &str, workspace: &str) -> String {
             }
         }
     }
-    // What is checked in the SDK's own repository need not be where it is used.
+    // What is checked in the SDK's own repository need not be where it is used, but for what makes the compiler know its `cfg`.
     member.remove("lints");
+    if let Some(known) = workspace.get("workspace").and_then(|of| of.get("lints")?.get("rust")?.get("unexpected_cfgs"))
+    {
+        let rust = Table::from_iter([("unexpected_cfgs".to_owned(), known.clone())]);
+        member.insert("lints".to_owned(), Value::Table(Table::from_iter([("rust".to_owned(), Value::Table(rust))])));
+    }
     member.to_string()
 }
 
@@ -187,6 +192,7 @@ mod tests {
         let manifest = manifest.parse::<Table>().unwrap();
         assert_eq!(manifest["package"]["version"].as_str(), Some(env!("CARGO_PKG_VERSION")));
         assert!(manifest["dependencies"].get("wit-bindgen").is_some());
+        assert!(manifest["lints"]["rust"].get("unexpected_cfgs").is_some(), "a first build has no warnings");
     }
 
     #[test]

@@ -275,7 +275,15 @@ fn router_config(
             json!({ "bindings": each.filter_map(&mut once).collect::<Vec<_>>(), "unmatched": unmatched })
         }
         "headers" => {
-            let each = bound.iter().map(|(binding, topic)| {
+            let is_plain = |value: &Value| !value.is_array() && !value.is_object();
+            let (plain, other): (Vec<_>, Vec<_>) =
+                bound.iter().partition(|(binding, _)| binding.arguments.values().all(is_plain));
+            not_translated.extend(other.iter().map(|(_, topic)| {
+                format!(
+                    "{from}: a binding to {topic} by a header that is a table or an array; Kafka's headers are bytes"
+                )
+            }));
+            let each = plain.iter().map(|(binding, topic)| {
                 let mut headers = binding.arguments.clone();
                 let kind = headers.remove("x-match").unwrap_or_else(|| json!("all"));
                 json!({ "headers": headers, "match": kind, "topic": topic })
@@ -345,6 +353,19 @@ impl ImportRabbitmq {
             let named = self.plugins.iter().rev().find(|(kind, _)| kind == router);
             named.map_or_else(|| router.to_owned(), |(_, name)| name.clone())
         };
+        if definitions.exchanges.is_empty() && definitions.queues.is_empty() {
+            bail!("{shown} has no exchanges and no queues: is it what `rabbitmqctl export_definitions` wrote?");
+        }
+        let known: BTreeSet<&str> = definitions
+            .exchanges
+            .iter()
+            .map(|exchange| exchange.vhost.as_str())
+            .chain(definitions.queues.iter().map(|queue| queue.vhost.as_str()))
+            .collect();
+        if let Some(vhost) = self.vhost.as_deref().filter(|vhost| !known.contains(vhost)) {
+            let known: Vec<&str> = known.into_iter().collect();
+            bail!("{shown} has nothing of the virtual host {vhost:?}; it has {}", known.join(", "));
+        }
         let plan = translate(&definitions, self.vhost.as_deref(), &deployed)?;
         if self.strict && !plan.not_translated.is_empty() {
             bail!("cannot be translated:\n  {}", plan.not_translated.join("\n  "));
@@ -473,7 +494,8 @@ mod tests {
                 { "name": "in", "type": "topic", "arguments": { "alternate-exchange": "rest" } },
                 { "name": "rest", "type": "fanout" },
                 { "name": "later", "type": "x-delayed-message" },
-                { "name": "empty", "type": "direct" }
+                { "name": "empty", "type": "direct" },
+                { "name": "by-table", "type": "headers" }
             ],
             "queues": [
                 { "name": "q 1", "arguments": { "x-message-ttl": 60000, "x-dead-letter-exchange": "dlx", "x-queue-type": "quorum" } },
@@ -483,6 +505,8 @@ mod tests {
                 { "source": "in", "destination": "q 1", "destination_type": "queue", "routing_key": "#" },
                 { "source": "in", "destination": "rest", "destination_type": "exchange", "routing_key": "#" },
                 { "source": "in", "destination": "gone", "destination_type": "queue", "routing_key": "#" },
+                { "source": "by-table", "destination": "lost", "destination_type": "queue", "arguments": { "x-match": "all", "h": { "a": 1 } } },
+                { "source": "by-table", "destination": "q 1", "destination_type": "queue", "arguments": { "h": "v" } },
                 { "source": "rest", "destination": "lost", "destination_type": "queue" }
             ],
             "policies": [{ "name": "ttl" }]
@@ -491,6 +515,7 @@ mod tests {
         assert_eq!(plan.topics[0].configs, BTreeMap::from([("retention.ms".to_owned(), "60000".to_owned())]));
         assert_eq!(plan.topics[1].name, "other.left");
         assert_eq!(config(&plan, "in")["unmatched"], json!({ "topic": "lost" }), "the alternate exchange");
+        assert_eq!(config(&plan, "by-table")["bindings"].as_array().map(Vec::len), Some(1));
         let said = plan.not_translated.join("\n");
         for words in [
             "'q-1'",
@@ -499,6 +524,7 @@ mod tests {
             "no such queue",
             "later",
             "empty",
+            "a binding to lost by a header that is a table",
             "1 policy",
         ] {
             assert!(said.contains(words), "{words} in\n{said}");

@@ -154,12 +154,15 @@ impl Shadow {
             attached: attached.as_ref().map(|(attached, _)| attached.plugin.clone()),
             ..Report::default()
         };
-        self.watch(partitions, &mut standing, attached, &mut running, &mut candidate, &mut report)?;
+        let lost = self.watch(partitions, &mut standing, attached, &mut running, &mut candidate, &mut report)?;
         (report.attached_ns_per_record, report.candidate_ns_per_record) = (running.cost(), candidate.cost());
         if self.json.json {
             output::json(out, &report)?;
         } else {
             report.show(out)?;
+        }
+        if let Some(lost) = lost {
+            return Err(lost.context("the broker could not be asked any more"));
         }
         ensure!(!(self.fail && report.records == 0), "nothing was sent to {}: nothing is known", self.topic);
         let differs = report.differing_records + report.candidate_failures > 0;
@@ -167,6 +170,7 @@ impl Shadow {
         Ok(())
     }
 
+    /// Watches until the time is over. Why the broker could not be asked in the end, if it could not.
     fn watch(
         &self,
         partitions: u32,
@@ -175,7 +179,7 @@ impl Shadow {
         running: &mut Side,
         candidate: &mut Side,
         report: &mut Report,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<anyhow::Error>> {
         let interrupted = Arc::new(AtomicBool::new(false));
         // Once: an early end with a report. Twice: an end.
         signal_hook::flag::register_conditional_default(signal_hook::consts::SIGINT, Arc::clone(&interrupted))?;
@@ -188,14 +192,31 @@ impl Shadow {
         // Before the bar, and where there is none: what is sent from now on is seen.
         writeln!(io::stderr(), "watching {} for {} s", self.topic, self.time.as_secs())?;
         let began = Instant::now();
+        let mut lost = None;
         while began.elapsed() < self.time && !interrupted.load(Ordering::Relaxed) {
-            let page: Page = self.admin.call(Method::Get, &format!("{path}?after={after}"), None)?;
-            let now = standing.attached(self)?;
-            if now != attached {
-                report.changes += 1;
-                running.replace(standing.open(self, now.as_ref())?);
-                attached = now;
-            }
+            let asked = self.admin.call(Method::Get, &format!("{path}?after={after}"), None);
+            let seen = asked.and_then(|page: Page| {
+                let now = standing.attached(self)?;
+                if now != attached {
+                    running.replace(standing.open(self, now.as_ref())?);
+                    report.changes += 1;
+                    attached = now;
+                }
+                Ok(page)
+            });
+            let page = match seen {
+                Ok(page) => page,
+                // A broker that is started again is worth waiting for; in the end what was seen is told all the same.
+                Err(error) => {
+                    lost = Some(error);
+                    std::thread::sleep(INTERVAL.min(self.time.saturating_sub(began.elapsed())));
+                    if let Ok(cluster) = self.bootstrap.connect() {
+                        standing.cluster = cluster;
+                    }
+                    continue;
+                }
+            };
+            lost = None;
             report.missed_batches += page.missed;
             report.interruptions += u64::from(page.interrupted);
             after = page.newest;
@@ -207,7 +228,7 @@ impl Shadow {
                 }
                 if asked.elapsed() > KEEP_WATCHING {
                     // Without a number: only so that the broker goes on keeping batches.
-                    self.admin.call::<Page>(Method::Get, &path, None)?;
+                    let _ = self.admin.call::<Page>(Method::Get, &path, None);
                     asked = Instant::now();
                 }
                 self.compare(partitions, &batch, standing, running, candidate, report)?;
@@ -220,7 +241,7 @@ impl Shadow {
         }
         report.seconds = began.elapsed().as_secs_f64();
         progress.finish_and_clear();
-        Ok(())
+        Ok(lost)
     }
 
     fn compare(

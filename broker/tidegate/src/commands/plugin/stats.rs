@@ -26,7 +26,8 @@ Examples:
 
 Counts are since the broker started or the plugin was attached, and a few seconds old. FAILED are calls that trapped, that the plugin could not
 answer, or whose answer was wrong; WAITED is what producers were told to wait, in milliseconds, because the plugin took too much of a core
-(plugin.core.max.percent); DEAD and BYPASSED are records to which the policy for failures was applied.")]
+(plugin.core.max.percent); DEAD and BYPASSED are records to which the policy for failures was applied, DELETED those
+that a retention policy deleted or erased.")]
 pub(super) struct Stats {
     /// Only this plugin
     name: Option<PluginName>,
@@ -66,6 +67,8 @@ struct Attachment {
     dropped: u64,
     bypassed: u64,
     dead_lettered: u64,
+    deleted: u64,
+    erased: u64,
     throttled_ms: u64,
     memory_bytes: u64,
     #[serde(flatten)]
@@ -94,6 +97,8 @@ impl Attachment {
             routed: self.routed.saturating_sub(before.routed),
             dropped: self.dropped.saturating_sub(before.dropped),
             bypassed: self.bypassed.saturating_sub(before.bypassed),
+            deleted: self.deleted.saturating_sub(before.deleted),
+            erased: self.erased.saturating_sub(before.erased),
             throttled_ms: self.throttled_ms.saturating_sub(before.throttled_ms),
             dead_lettered: self.dead_lettered.saturating_sub(before.dead_lettered),
             ..self.clone()
@@ -147,6 +152,7 @@ fn table(attachments: impl Iterator<Item = Attachment>, out: &mut dyn Write) -> 
         ("WAITED", Align::Right),
         ("DEAD", Align::Right),
         ("BYPASSED", Align::Right),
+        ("DELETED", Align::Right),
         ("MEMORY", Align::Right),
     ]);
     for one in attachments {
@@ -165,6 +171,7 @@ fn table(attachments: impl Iterator<Item = Attachment>, out: &mut dyn Write) -> 
             one.throttled_ms.to_string(),
             one.dead_lettered.to_string(),
             one.bypassed.to_string(),
+            (one.deleted + one.erased).to_string(),
             output::bytes(one.memory_bytes),
         ]);
     }
