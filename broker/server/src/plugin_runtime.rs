@@ -26,12 +26,13 @@ pub struct WasmHost {
     limits: Limits,
 }
 
-/// The limits of `plugin.memory.max.bytes` and `plugin.deadline.ms`.
-pub(crate) fn limits(memory_bytes_max: u64, deadline: Duration) -> Limits {
+/// The limits of `plugin.memory.max.bytes`, `plugin.output.max.bytes` and `plugin.deadline.ms`.
+pub(crate) fn limits(memory_bytes_max: u64, output_bytes_max: u64, deadline: Duration) -> Limits {
     // One more, since the first tick may come at once: a call is never cut short.
     let ticks = deadline.as_millis().div_ceil(TICK.as_millis()) + 1;
     Limits {
         memory_bytes_max: usize::try_from(memory_bytes_max).unwrap_or(usize::MAX),
+        answer_bytes_max: usize::try_from(output_bytes_max).unwrap_or(usize::MAX),
         call_ticks_max: u64::try_from(ticks).unwrap_or(u64::MAX),
         ..Limits::default()
     }
@@ -109,7 +110,7 @@ impl CompiledPlugin for Loaded {
         above("tidegate.plugin.deadline.ms", own.deadline_ms, "plugin.deadline.ms", broker.call_ticks_max - 1)?;
         let (memory, output) = (broker.memory_bytes_max as u64, broker.answer_bytes_max as u64);
         above("tidegate.plugin.memory.max.bytes", bytes(own.memory_bytes), "plugin.memory.max.bytes", memory)?;
-        above("tidegate.plugin.output.max.bytes", bytes(own.output_bytes), "fixed", output)?;
+        above("tidegate.plugin.output.max.bytes", bytes(own.output_bytes), "plugin.output.max.bytes", output)?;
         let (config, limits) = (&attachment.config, attachment_limits(broker, attachment));
         let opened = match self.code.world() {
             World::Router => Router::open(&self.code, config, &limits).map(drop),

@@ -423,7 +423,8 @@ fn monotonic_nanos() -> u64 {
 }
 
 fn plugin_limits(config: &Config) -> Limits {
-    plugin_runtime::limits(config.plugin_memory_bytes_max, Duration::from_millis(config.plugin_deadline_ms.into()))
+    let deadline = Duration::from_millis(config.plugin_deadline_ms.into());
+    plugin_runtime::limits(config.plugin_memory_bytes_max, config.plugin_output_bytes_max, deadline)
 }
 
 /// Kafka's word for what a setting takes (KIP-569).

@@ -68,6 +68,7 @@ pub struct Config {
 
     pub plugin_upload_bytes_max: usize,
     pub plugin_memory_bytes_max: u64,
+    pub plugin_output_bytes_max: u64,
     pub plugin_deadline_ms: u32,
     pub plugin_core_percent_max: u32,
 }

@@ -950,6 +950,19 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        name: "plugin.output.max.bytes",
+        section: "Plugins",
+        help: "How much one call of a plugin may hand over: its answer, its lines of log.",
+        unit: "bytes",
+        is_kafka: false,
+        kind: Kind::Integer {
+            min: 1024,
+            max: 1 << 30,
+            get: |config| config.plugin_output_bytes_max as i64,
+            set: |config, number| config.plugin_output_bytes_max = number as u64,
+        },
+    },
+    Setting {
         name: "plugin.deadline.ms",
         section: "Plugins",
         help: "How long one call of a plugin on the produce path may take.",
@@ -1022,6 +1035,7 @@ impl Default for Config {
             open_files_max: 4096,
             plugin_upload_bytes_max: 64 << 20,
             plugin_memory_bytes_max: 64 << 20,
+            plugin_output_bytes_max: 16 << 20,
             plugin_deadline_ms: 5,
             plugin_core_percent_max: 50,
         }

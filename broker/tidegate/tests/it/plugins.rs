@@ -70,6 +70,27 @@ fn a_plugins_memory_is_what_the_configuration_says() {
     assert!(!refused.status.success() && message.contains("memory"), "{message}");
 }
 
+/// A million destinations are four million bytes; what is wrong with them is the next question.
+#[test]
+fn a_plugins_output_is_what_the_configuration_says() {
+    let settings = "\"plugin.output.max.bytes\" = 1048576\n\"plugin.deadline.ms\" = 60000\n";
+    let small = Broker::start_configured(settings, &[], None);
+    deploy(&small, "router", &PLUGINS[0]);
+    let (code, message) = produced(&small, "answer-bomb");
+    assert!(code == 44 && !message.contains("1000000"), "{code} {message}");
+    let large = Broker::start_configured("\"plugin.deadline.ms\" = 60000\n", &[], None);
+    deploy(&large, "router", &PLUGINS[0]);
+    let (code, message) = produced(&large, "answer-bomb");
+    assert!(code == 44 && message.contains("1000000"), "{code} {message}");
+    // A topic cannot have more than the broker allows.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["topic", "create", "greedy", "--bootstrap", &small.kafka, "--config", "tidegate.router=router"]);
+    command.args(["--config", "tidegate.router.config=keep", "--config", "tidegate.plugin.output.max.bytes=2000000"]);
+    let refused = command.output().expect("it runs");
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && message.contains("(plugin.output.max.bytes)"), "{message}");
+}
+
 /// A deadline counts time on the wall, which a busy machine takes from a plugin as well: the producer may try again.
 #[test]
 fn a_plugins_deadline_is_what_the_configuration_says() {

@@ -164,7 +164,7 @@ pub(super) fn limits_of(broker: &[Config], topic: &[Config]) -> Limits {
     let known = Limits::default();
     let deadline = least("tidegate.plugin.deadline.ms", number(broker, "plugin.deadline.ms"));
     let memory = least("tidegate.plugin.memory.max.bytes", number(broker, "plugin.memory.max.bytes"));
-    let output = least("tidegate.plugin.output.max.bytes", Some(known.answer_bytes_max as u64));
+    let output = least("tidegate.plugin.output.max.bytes", number(broker, "plugin.output.max.bytes"));
     let bytes = |limit: Option<u64>, known| limit.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(known);
     Limits {
         // A tick is a millisecond, and the first may come at once.
