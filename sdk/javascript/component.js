@@ -16,7 +16,9 @@ import {
 } from "./index.js";
 
 /** What an operator reads of an error: its text alone where the author threw it for them. */
-const words = (error) => {
+const words = (error) => wellFormed(spoken(error), "it");
+
+const spoken = (error) => {
   if (error instanceof Retry || error instanceof Failed || error instanceof ConfigError) return error.message;
   if (error instanceof Error) {
     const place = String(error.stack ?? "").split("\n").find((line) => line.includes(".js")) ?? "";
@@ -29,6 +31,20 @@ const words = (error) => {
 export const whole = (value, what, most = 0xffff_ffff) => {
   if (Number.isInteger(value) && value >= 0 && value <= most) return value;
   throw new Failed(`${what} is ${String(value)}, not a whole number from 0 to ${most}`);
+};
+
+/** A number of 64 bits crosses as a double, both ways: beyond 2^53 its low bits are lost. */
+const LONG_MAX = Number.MAX_SAFE_INTEGER;
+
+/** Words as they may cross: half of a character, from text that was cut, may not. */
+const wellFormed = (said, what) => {
+  if (typeof said !== "string") throw new Failed(`${what} is ${String(said)}, not text`);
+  return Array.from(said, (letter) => (letter.length === 1 && letter >= "\ud800" && letter <= "\udfff" ? "\ufffd" : letter)).join("");
+};
+
+const real = (value, what) => {
+  if (typeof value === "number") return value;
+  throw new Failed(`${what} is ${String(value)}, not a number`);
 };
 
 /** What the sandbox has not would end in a trap: this way it ends in words. */
@@ -46,6 +62,7 @@ const forbid = () => {
     }
     static now = refuse;
   };
+  globalThis.performance = { now: refuse };
 };
 
 /** What the host refuses comes as an error with a payload. */
@@ -65,12 +82,34 @@ const broker = ({ topics, log, metrics }) => ({
     if (topics === undefined) throw new ConfigError("only routers name topics");
     return said(() => topics.resolve(name));
   },
-  write: (level, message) => log.write(level, message),
-  declare: (name, kind, labels) => said(() => metrics.declare(name, kind, labels)),
-  add: (series, by) => metrics.add(series, by),
-  set: (series, to) => metrics.set(series, to),
-  observe: (series, value) => metrics.observe(series, value),
+  write: (level, message) => log.write(level, wellFormed(message, "a line of log")),
+  declare: (name, kind, labels) => {
+    const pairs = labels.map(([label, value]) => [wellFormed(label, "a label"), wellFormed(String(value), "a label")]);
+    return said(() => metrics.declare(wellFormed(name, "the name of a series"), kind, pairs));
+  },
+  add: (series, by) => metrics.add(series, whole(Number(by), "what a counter is to grow by", LONG_MAX)),
+  set: (series, to) => metrics.set(series, real(to, "the value of a gauge")),
+  observe: (series, value) => metrics.observe(series, real(value, "the value of a histogram")),
 });
+
+/**
+ * The bits of a word of nulls. In a word with a high bit the low ones are lost on the way (see `LONG_MAX`): what has a length there is not null, and
+ * what has none is taken for null. `empty` are the bits of values without a length.
+ */
+export const nullBits = (word, empty) => {
+  const signed = BigInt(word);
+  const magnitude = signed < 0n ? -signed : signed;
+  if (typeof word === "bigint" || magnitude <= BigInt(LONG_MAX)) return BigInt.asUintN(64, signed);
+  const lost = BigInt(magnitude.toString(2).length - 53);
+  const low = empty & ((1n << lost) - 1n);
+  // It was rounded to the nearest double, up or down.
+  for (const high of [signed >> lost, (signed >> lost) - 1n]) {
+    const bits = BigInt.asUintN(64, (high << lost) | low);
+    const isWord = Number(bits) === word || Number(BigInt.asIntN(64, bits)) === word;
+    if ((bits & ~empty) === 0n && isWord) return bits;
+  }
+  return BigInt.asUintN(64, signed) & empty;
+};
 
 /** The values of a column as it crosses into the sandbox: one after another, and where each ends. */
 const unpack = ({ data, ends, nulls }) => {
@@ -82,7 +121,12 @@ const unpack = ({ data, ends, nulls }) => {
     start = ends[i];
   }
   for (let word = 0; word < nulls.length; word++) {
-    for (let bits = BigInt.asUintN(64, BigInt(nulls[word])), bit = 0; bits > 0n; bits >>= 1n, bit++) {
+    if (!nulls[word]) continue;
+    let empty = 0n;
+    for (let bit = 0; bit < 64 && word * 64 + bit < values.length; bit++) {
+      if (values[word * 64 + bit].length === 0) empty |= 1n << BigInt(bit);
+    }
+    for (let bits = nullBits(nulls[word], empty), bit = 0; bits > 0n; bits >>= 1n, bit++) {
       if ((bits & 1n) === 1n) values[word * 64 + bit] = null;
     }
   }
@@ -96,7 +140,7 @@ const readBatch = (topic, batch, contexts, headers) => {
       start,
       end: context.end,
       now: Number(context.now),
-      seed: context.seed,
+      seed: BigInt.asUintN(64, BigInt(context.seed)),
       principal: context.principal,
       clientId: context.clientId,
     };
@@ -140,7 +184,29 @@ const destinations = (found) => {
   };
 };
 
+/** What an operator may do with a batch, checked. */
+const decision = (one) => {
+  switch (one?.tag) {
+    case "until":
+      return { tag: "until", val: { ...one.val, brokers: Array.from(one.val.brokers, (broker) => whole(broker, "a broker", 0x7fff_ffff)) } };
+    case "refuse":
+      return { tag: "refuse", val: { ...one.val, message: wellFormed(one.val.message, "the message of a refusal") } };
+    case "as-asked":
+    case "appended":
+    case "leader-durable":
+    case "min-in-sync":
+    case "all-in-sync":
+      return one;
+    default:
+      throw new Failed(`${String(one)} is no decision: AS_ASKED, APPENDED, LEADER_DURABLE, MIN_IN_SYNC, ALL_IN_SYNC, until(...) or refuse(...)`);
+  }
+};
+
+/** What is not said to be kept is erased for good: an answer that was forgotten is none. */
 const bitmap = (kept) => {
+  kept.forEach((keeps, position) => {
+    if (typeof keeps !== "boolean") throw new Failed(`keep gave ${String(keeps)} for record ${position}, not true or false`);
+  });
   const words = new BigUint64Array(Math.ceil(kept.length / 64));
   kept.forEach((keeps, position) => {
     if (keeps) words[position >> 6] |= 1n << BigInt(position & 63);
@@ -206,7 +272,7 @@ export const component = (kind, imports) => {
       }
       const [rejected, found, ends] = [[], [], []];
       checked(answer, batch.count, "route").forEach((route, position) => {
-        if (route instanceof Reject) rejected.push({ record: position, reason: route.reason });
+        if (route instanceof Reject) rejected.push({ record: position, reason: wellFormed(route.reason, "the reason of a rejection") });
         else found.push(...places(route));
         ends.push(found.length);
       });
@@ -222,7 +288,7 @@ export const component = (kind, imports) => {
       const answer = plugin.partition(readBatch(topic, batch, contexts, headers));
       const partitions = checked(answer, batch.count, "partition").map((partition, position) => {
         if (!(partition instanceof Reject)) return whole(partition, `the partition of record ${position}`);
-        rejected.push({ record: position, reason: partition.reason });
+        rejected.push({ record: position, reason: wellFormed(partition.reason, "the reason of a rejection") });
         return 0;
       });
       return { partitions: Uint32Array.from(partitions), rejected };
@@ -238,12 +304,14 @@ export const component = (kind, imports) => {
         start: seen.contexts[at].start,
         end: seen.contexts[at].end,
       }));
-      const rejected = Array.from(plugin.check(seen), ([record, reason]) => ({
+      const checks = plugin.check(seen);
+      if (!(checks instanceof Map)) throw new Failed(`check gave ${String(checks)}, not a Map by the number of the record`);
+      const rejected = Array.from(checks, ([record, reason]) => ({
         record: whole(record, "a record"),
-        reason: String(reason),
+        reason: wellFormed(String(reason), "a reason"),
       }));
       rejected.sort((one, other) => one.record - other.record);
-      return { decisions: checked(plugin.decide(seen, arrived), arrived.length, "decide"), rejected };
+      return { decisions: checked(plugin.decide(seen, arrived), arrived.length, "decide").map(decision), rejected };
     }),
   };
   const retaining = {
@@ -267,10 +335,11 @@ export const component = (kind, imports) => {
       const verdicts = checked(plugin.evaluate(topic.name, seen, Number(now)), seen.length, "evaluate");
       return {
         verdicts: verdicts.map(({ deleteBefore = 0, rewrite = [] }) => ({
-          deleteBefore: BigInt(deleteBefore),
+          // Below 0 is nothing, as 0 is.
+          deleteBefore: whole(Math.max(Number(deleteBefore), 0), "deleteBefore", LONG_MAX),
           rewrite: Uint32Array.from(rewrite, (segment) => whole(segment, "a segment to rewrite")),
         })),
-        againInMs: BigInt(plugin.againInMs),
+        againInMs: whole(plugin.againInMs, "againInMs", LONG_MAX),
       };
     }),
   };

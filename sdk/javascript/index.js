@@ -160,6 +160,7 @@ export const REASONS = Object.freeze([
 
 /** The whole batch is refused, for one of `REASONS`. */
 export const refuse = (message, reason = REASONS[0]) => {
+  if (typeof message !== "string") throw new Failed(`the message of a refusal is ${String(message)}, not text`);
   if (!REASONS.includes(reason)) throw new Failed(`${reason} is no reason; there are ${REASONS.join(", ")}`);
   return { tag: "refuse", val: { reason, message } };
 };
@@ -279,6 +280,9 @@ export class Setup {
 
   /** `batch.header(name)` has its values then. */
   readHeader(name) {
+    if (typeof name !== "string") {
+      throw new ConfigError(`a header's name is text, and this is ${String(name)}: is it missing from the configuration?`);
+    }
     if (!this.headers.includes(name)) this.headers.push(name);
   }
 
@@ -298,7 +302,7 @@ export class Setup {
   /** A series of the plugin's own in the broker's metrics (`tidegate_plugin_own_NAME`) that only grows. */
   counter(name, labels = {}) {
     const series = host.declare(name, "counter", Object.entries(labels));
-    return { add: (by = 1) => host.add(series, BigInt(by)) };
+    return { add: (by = 1) => host.add(series, Number(by)) };
   }
 
   /** One that goes up and down. */

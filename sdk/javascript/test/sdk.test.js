@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { DROP, KEEP, Eraser, Failed, Partitioner, Router, bytes, refuse, reject, text, uniform } from "../index.js";
-import { component, places, whole } from "../component.js";
+import { DROP, KEEP, AckHook, Eraser, Failed, Partitioner, Retention, Router, bytes, refuse, reject, text, uniform } from "../index.js";
+import { component, nullBits, places, whole } from "../component.js";
 import { SENT_TO, batch, opened, record, route } from "../testkit.js";
 
 class Everywhere extends Router {
@@ -116,6 +116,79 @@ test("a topic without a name is told where to look", () => {
   }
   const exported = component(Nameless, imports);
   assert.throws(() => exported.lifecycle.open('{"faild":"x"}'), (words) => words.includes("is it missing from the configuration"));
+});
+
+test("bits that are lost in a double are found again by the lengths", () => {
+  let state = 7n;
+  const random = () => {
+    state = BigInt.asUintN(64, state * 6364136223846793005n + 1442695040888963407n);
+    return state ^ (state >> 33n);
+  };
+  const cross = (bits) => Number(BigInt.asIntN(64, bits));
+  for (let round = 0; round < 5_000; round++) {
+    const bits = BigInt.asUintN(64, round % 3 === 0 ? random() : round % 3 === 1 ? random() & random() & random() : random() | random());
+    assert.equal(nullBits(cross(bits), bits), bits, bits.toString(2));
+    assert.equal(nullBits(Number(bits), bits), bits, bits.toString(2));
+  }
+  for (let length = 1n; length <= 64n; length++) {
+    const all = (1n << length) - 1n;
+    assert.equal(nullBits(cross(all), all), all, `${length} nulls`);
+    assert.equal(nullBits(Number(all), all), all, `${length} nulls`);
+    assert.equal(nullBits(0, all), 0n, "empty is not null");
+  }
+  // In small words, which are whole, null and empty are told apart.
+  assert.equal(nullBits(cross(0b101n), 0b111n), 0b101n);
+});
+
+test("numbers of 64 bits cross as numbers", () => {
+  const crossed = [];
+  const metrics = { ...imports.metrics, add: (series, by) => crossed.push(by) };
+  class Counts extends Router {
+    open(_config, setup) {
+      this.seen = setup.counter("seen");
+    }
+    route(batch) {
+      this.seen.add();
+      this.seed = batch.contexts[0].seed;
+      return [KEEP];
+    }
+  }
+  const counting = component(Counts, { ...imports, metrics });
+  counting.lifecycle.open("");
+  counting.routing.route({ name: "t", partitions: 1 }, { count: 1, headers: [] }, [{ end: 1, now: 0, seed: -1 }]);
+  assert.deepEqual(crossed, [1]);
+  class Keeps extends Retention {
+    evaluate(_topic, logs) {
+      return logs.map(() => ({ deleteBefore: this.before ?? -1 }));
+    }
+  }
+  const policy = component(Keeps, imports);
+  policy.lifecycle.open("");
+  const log = { partition: 0, startOffset: 0, highWatermark: 9, segments: [], readers: [] };
+  const answer = policy.retaining.evaluate({ name: "t", partitions: 1 }, [log], 5);
+  assert.deepEqual([answer.verdicts[0].deleteBefore, answer.againInMs], [0, 0]);
+});
+
+test("a check or a record that was forgotten is a failure", () => {
+  class Object_ extends AckHook {
+    check() {
+      return { 0: "bad" };
+    }
+  }
+  const hook = component(Object_, imports);
+  hook.lifecycle.open("");
+  const arrivals = [{ partition: 0, replicas: [] }];
+  const decide = () => hook.acknowledging.decide({ name: "t", partitions: 1 }, { count: 1, headers: [] }, [{ end: 1, now: 0, seed: 0 }], arrivals);
+  assert.throws(decide, (error) => error.val.includes("not a Map"));
+  class Forgets extends Eraser {
+    keep(batch) {
+      return Array.from({ length: batch.count }, () => undefined);
+    }
+  }
+  const eraser = component(Forgets, imports);
+  eraser.lifecycle.open("");
+  const keep = () => eraser.filtering.keep({ name: "t", partitions: 1 }, 0, { count: 1, headers: [] }, [], 0);
+  assert.throws(keep, (error) => error.val.includes("keep gave undefined for record 0"));
 });
 
 test("bits are words of 64", () => {

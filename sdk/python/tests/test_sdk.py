@@ -39,6 +39,9 @@ class Tests(unittest.TestCase):
         self.assertEqual(bitmap([]), [])
         self.assertEqual(bitmap([True, False, True]), [5])
         self.assertEqual(bitmap([False] * 64 + [True]), [0, 1])
+        for forgotten in (None, 0, 1, ""):
+            with self.assertRaisesRegex(Failed, "for record 1, not True or False"):
+                bitmap([True, forgotten])
 
     def test_every_route_is_understood(self):
         router = opened(Everywhere)

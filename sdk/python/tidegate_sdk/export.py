@@ -60,7 +60,8 @@ def whole(value: Any, what: str, least: int = 0, most: int = 0xFFFF_FFFF) -> int
 def text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise Failed(f"{what} is {value!r}, not text")
-    return value
+    # Half of a character, from text that was cut, cannot cross.
+    return value.encode(errors="replace").decode()
 
 
 def _absent(name: str, instead: str):
@@ -88,7 +89,7 @@ class _Broker:
         return _said(wit_topics.resolve, name)
 
     def write(self, level: str, message: str) -> None:
-        wit_log.write(wit_log.Level[level.upper()], str(message))
+        wit_log.write(wit_log.Level[level.upper()], text(str(message), "a line of log"))
 
     def declare(self, name: str, kind: str, labels: tuple[tuple[str, str], ...]) -> int:
         pairs = [(label, str(value)) for label, value in labels]
@@ -162,12 +163,12 @@ def _failing(call):
     def wrapped(*arguments):
         try:
             return call(*arguments)
-        except SystemExit as error:
-            raise Err(wit_types.Failure_Failed(f"a plugin cannot exit ({error.code})")) from None
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise Err(wit_types.Failure_Failed(f"a plugin cannot exit ({type(error).__name__})")) from None
         except Retry as error:
-            raise Err(wit_types.Failure_Retry(words(error))) from None
+            raise Err(wit_types.Failure_Retry(text(words(error), "it"))) from None
         except Exception as error:
-            raise Err(wit_types.Failure_Failed(words(error))) from None
+            raise Err(wit_types.Failure_Failed(text(words(error), "it"))) from None
 
     return wrapped
 
@@ -333,6 +334,9 @@ def bitmap(kept) -> list[int]:
     """A bit for each record, in words of 64, least significant bit first."""
     words_of_bits: list[int] = []
     for position, keeps in enumerate(kept):
+        # What is not said to be kept is erased for good: an answer that was forgotten is none.
+        if keeps is not True and keeps is not False:
+            raise Failed(f"keep gave {keeps!r} for record {position}, not True or False")
         if position % 64 == 0:
             words_of_bits.append(0)
         if keeps:

@@ -6,9 +6,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{broker::Broker, clients};
+use crate::{
+    broker::Broker,
+    clients,
+    faults::{keyless_batch, produce},
+    librdkafka::create_topic,
+    raw::Raw,
+    routed::deploy,
+};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -167,6 +174,56 @@ fn plugins_in_javascript_do_what_their_readme_says() {
     if clients::has_node() {
         output(shell("node --test", &repository().join("sdk/javascript")));
         other_language("javascript", "node --test");
+    }
+}
+
+/// Numbers of 64 bits cross into JavaScript as doubles: nulls of large batches were lost, counters and policies trapped.
+#[test]
+fn javascript_sees_nulls_of_large_batches_and_counts() {
+    if !clients::has_node() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    tidegate(folder.path(), &["plugin", "new", "mine", "--lang", "javascript", "--kind", "retention"]);
+    let source = r#"
+        import { Eraser } from "./tidegate-sdk/index.js";
+        export default class NoNulls extends Eraser {
+          open(_config, setup) {
+            setup.readKeys();
+            this.seen = setup.counter("seen");
+          }
+          evaluate(_topic, logs) {
+            return logs.map((log) => ({ deleteBefore: log.startOffset, rewrite: log.segments.map((_, at) => at) }));
+          }
+          keep(batch) {
+            this.seen.add(batch.count);
+            return batch.keys.map((key) => key !== null);
+          }
+        }"#;
+    fs::write(folder.path().join("mine/plugin.js"), source).expect("written");
+    let is_null = |record: usize| record % 2 == 1 || (60..64).contains(&record) || record > 190;
+    let key = |record: usize| if is_null(record) { Value::Null } else { Value::from(format!("k{record}")) };
+    let records: String = (0..200).map(|record| format!("{}\n", json!({ "key": key(record), "value": "v" }))).collect();
+    fs::write(folder.path().join("mine/large.jsonl"), records).expect("written");
+    let test = "cd mine && tidegate plugin test . --records large.jsonl --json";
+    let answered: Vec<Value> = serde_json::from_str(&output(shell(test, folder.path()))).expect("JSON");
+    for (record, answer) in answered.iter().enumerate() {
+        assert_eq!(answer["kept"], Value::from(!is_null(record)), "record {record}: {answer}");
+    }
+
+    let settings = "\"plugin.deadline.ms\" = 10000\n";
+    let broker = Broker::start_configured(settings, &[], None);
+    let built = folder.path().join("mine/target/plugins/mine.component.wasm");
+    deploy(&broker, "mine", built.to_str().expect("a path of text"));
+    create_topic(&broker, "short", 1, &[("segment.bytes", "100"), ("tidegate.retention", "mine")]);
+    let mut raw = Raw::new(broker.connect());
+    let mut erased = 0;
+    while erased == 0 {
+        assert_eq!(produce(&mut raw, "short", keyless_batch()), (0, String::new()));
+        let listing: Value = serde_json::from_str(&broker.get("/v1/attachments").1).expect("JSON");
+        let Some(attachment) = listing["attachments"].get(0) else { continue };
+        assert_eq!(attachment["traps"], 0, "{attachment}");
+        erased = attachment["erased"].as_u64().expect("a number");
     }
 }
 

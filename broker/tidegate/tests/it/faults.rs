@@ -34,9 +34,18 @@ pub(crate) fn now_ms() -> i64 {
 }
 
 pub(crate) fn good_batch() -> Vec<u8> {
+    batch_of(Some(b"key"))
+}
+
+/// Whose records have no key.
+pub(crate) fn keyless_batch() -> Vec<u8> {
+    batch_of(None)
+}
+
+fn batch_of(key: Option<&[u8]>) -> Vec<u8> {
     let mut builder = BatchBuilder::new(Compression::None);
     for n in 0..3 {
-        builder.push(Timestamp(now_ms() + n), Some(b"key"), Some(b"value"), []);
+        builder.push(Timestamp(now_ms() + n), key, Some(b"value"), []);
     }
     builder.build().0.to_vec()
 }
