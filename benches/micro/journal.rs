@@ -7,7 +7,6 @@ use std::{
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
-use glommio::LocalExecutor;
 use tidegate_records::{
     batch::{BatchHeader, Compression},
     ids::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition},
@@ -15,7 +14,10 @@ use tidegate_records::{
 };
 use tidegate_server::{
     metrics::ShardMetrics,
-    shell::disk::{DiskOptions, UringDisk},
+    shell::{
+        disk::{DiskOptions, UringDisk},
+        runtime::Runtime,
+    },
 };
 use tidegate_storage::{Append, PartitionSpec, SegmentConfig, Store, StoreOptions, disk::Flush};
 
@@ -33,8 +35,8 @@ pub(crate) fn rounds(criterion: &mut Criterion) {
             bencher.iter_custom(|rounds| {
                 let directory =
                     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the target directory can be written");
-                let executor = LocalExecutor::default();
-                executor.run(commit(directory.path().to_path_buf(), rounds, batches))
+                let runtime = Runtime::new().expect("io_uring is to be had");
+                runtime.run(commit(directory.path().to_path_buf(), rounds, batches))
             });
         });
     }
@@ -43,7 +45,7 @@ pub(crate) fn rounds(criterion: &mut Criterion) {
 
 async fn commit(root: std::path::PathBuf, rounds: u64, batches: usize) -> Duration {
     let options = DiskOptions { root, one_flush_for_all_files: true };
-    let disk = UringDisk::new(options, Arc::new(ShardMetrics::default())).expect("io_uring is to be had");
+    let disk = UringDisk::new(options, Arc::new(ShardMetrics::default()));
     let topic = TopicId([7; 16]);
     let partitions: Vec<_> = (0..PARTITIONS).map(|index| TopicPartition::new(topic, PartitionIndex(index))).collect();
     let specs = partitions

@@ -164,8 +164,6 @@ pub struct ShardMetrics {
     pub disk_read_bytes: Counter,
     pub disk_write_bytes: Counter,
     pub disk_errors: Counter,
-    /// Completions that came without their wake-up: up to a second late each.
-    pub disk_wakes_lost: Counter,
     pub journal_bytes_used: Gauge,
     pub tail_cache_bytes: Gauge,
     pub tail_cache_hits: Counter,
@@ -197,7 +195,6 @@ impl Default for ShardMetrics {
             disk_read_bytes: Counter::default(),
             disk_write_bytes: Counter::default(),
             disk_errors: Counter::default(),
-            disk_wakes_lost: Counter::default(),
             journal_bytes_used: Gauge::default(),
             tail_cache_bytes: Gauge::default(),
             tail_cache_hits: Counter::default(),

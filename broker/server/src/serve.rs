@@ -52,7 +52,6 @@ use crate::{
         executor::{self, Clock, ConnectionLimits, Propose, ShardReady, ShardSetup},
         log::LogOptions,
         mailbox::{Letter, Mailboxes},
-        pulse::Pulse,
         reporting::Report,
         startup_check::{self, Needs, StartupError, StartupReport},
     },
@@ -257,10 +256,8 @@ fn start_shards(
     let clock = Clock::start();
     let disk =
         DiskOptions { root: directory.path().to_path_buf(), one_flush_for_all_files: report.one_flush_for_all_files };
-    let pulse = Pulse::start()
-        .map_err(|source| ServeError::System { what: "the thread that wakes shards cannot be started", source })?;
     let deleted = control.deleted_topics.clone();
-    let prepared = executor::prepare(&control.image, deleted, &disk, &log, shards, &metrics[0], &pulse)
+    let prepared = executor::prepare(&control.image, deleted, &disk, &log, shards, &metrics[0])
         .map_err(|reason| ServeError::Shard { shard: 0, reason })?;
     if prepared.drained {
         tracing::info!(shards, "the number of shards has changed: emptied the journals of the old ones");
@@ -306,7 +303,6 @@ fn start_shards(
             observed: Arc::clone(&observed),
             open_connections: Arc::clone(&running.open_connections),
             propose: Arc::clone(&propose),
-            pulse: pulse.clone(),
             report: Arc::clone(&report_to),
             cpu: cpus[usize::from(shard) % cpus.len()],
             ready: Box::new(move |result| drop(ready.send((shard, result)))),

@@ -462,7 +462,7 @@ impl Shard {
         let rules = Rules {
             now: now.wall,
             max_message_bytes: config.max_message_bytes,
-            max_decompressed_bytes: config.max_decompressed_message_bytes,
+            max_decompressed_bytes: self.decompression.room(config.max_decompressed_message_bytes),
             timestamp_before_max_ms: config.message_timestamp_before_max_ms,
             timestamp_after_max_ms: config.message_timestamp_after_max_ms,
             log_append_time: config.log_append_time,
@@ -478,7 +478,15 @@ impl Shard {
         let newest = (is_asked_about || is_watched)
             .then(|| BatchHeader::parse(&records).ok().map(|header| header.max_timestamp))
             .flatten();
-        let batch = validate(records, &rules)?;
+        let batch = validate(records, &rules).map_err(|error| {
+            let ValidateError::Compression(CompressionError::TooLarge { limit }) = error else { return error.into() };
+            // So much was done for it.
+            self.decompression.take(limit);
+            if limit < config.max_decompressed_message_bytes { self.decompression.refusal() } else { error.into() }
+        })?;
+        if batch.header().attributes.compression() != Some(Compression::None) {
+            self.decompression.take(batch.records().len());
+        }
         refuse_derived(batch.header().producer_id)?;
         if batch.header().attributes.is_transactional() {
             let message = "transactions are not implemented; produce without transactional.id".to_owned();

@@ -77,6 +77,7 @@ pub(crate) struct Owned {
     pub(crate) waiting: Waiting,
     pub(crate) reads: BTreeMap<ReadId, ReadPurpose>,
     next_read: u64,
+    fetch_budget: usize,
     append_budget: usize,
     refusal: Option<String>,
     /// What recovery found, until the metadata says whose it is.
@@ -143,6 +144,7 @@ impl Owned {
             reads: BTreeMap::new(),
             next_read: 0,
             append_budget: 0,
+            fetch_budget: usize::MAX,
             refusal: None,
             recovered: BTreeMap::new(),
         }
@@ -154,6 +156,14 @@ impl Owned {
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.waiting.next_deadline()
+    }
+
+    pub(crate) fn fetch_budget(&self) -> usize {
+        self.fetch_budget
+    }
+
+    pub(crate) fn set_fetch_budget(&mut self, bytes: usize) {
+        self.fetch_budget = bytes;
     }
 
     pub(crate) fn set_append_budget(&mut self, bytes: usize, reason: Option<String>) {
@@ -381,6 +391,8 @@ impl Owned {
         }
         if fetch.next_item == 0 {
             fetch.woken_while_reading = false;
+            // For all of its reads: they are one answer.
+            fetch.budget = self.fetch_budget;
             fetch.results.clear();
             fetch.found_bytes = 0;
             fetch.has_error = false;
@@ -396,7 +408,7 @@ impl Owned {
                     continue;
                 }
             };
-            let room = fetch.ask.max_bytes.saturating_sub(fetch.found_bytes).min(item.max_bytes);
+            let room = fetch.ask.max_bytes.min(fetch.budget).saturating_sub(fetch.found_bytes).min(item.max_bytes);
             if up_to <= item.fetch_offset || (room == 0 && fetch.found_bytes > 0) {
                 let result = self.fetched(item.partition, Vec::new());
                 fetch.results.push(FetchedItem { index: item.index, result });
@@ -416,7 +428,8 @@ impl Owned {
             self.waiting.put(id, Part { work: PartWork::Fetch(fetch), origin, deadline });
             return;
         }
-        let enough = fetch.has_error || fetch.found_bytes >= fetch.ask.min_bytes || now.instant >= deadline;
+        let wanted = fetch.ask.min_bytes.min(fetch.ask.max_bytes).min(fetch.budget);
+        let enough = fetch.has_error || fetch.found_bytes >= wanted || now.instant >= deadline;
         if enough {
             self.waiting.finished(id, origin, deadline);
             for item in &fetch.ask.items {
@@ -428,6 +441,8 @@ impl Owned {
             return;
         }
         fetch.next_item = 0;
+        // Read again when there is more, and not held until then.
+        fetch.results.clear();
         if fetch.woken_while_reading {
             self.waiting.wake(id);
         } else {

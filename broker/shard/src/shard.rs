@@ -24,7 +24,7 @@ use tidegate_records::{
 };
 
 use crate::{
-    api::{self, Work},
+    api::{self, Decompression, Work},
     connection::{ConnectionId, Connections},
     groups::Groups,
     message::{Ask, Origin, Reply},
@@ -318,6 +318,8 @@ pub struct Shard {
     pub(crate) producer_ids: api::ProducerIds,
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) disk_bytes: Option<(i64, i64)>,
+    /// Of the produce request that is being taken in.
+    pub(crate) decompression: Decompression,
     in_flight: BTreeMap<RequestId, (Request, Work)>,
     next_request: u64,
 }
@@ -339,6 +341,7 @@ impl Shard {
             producer_ids: api::ProducerIds::default(),
             fetch_sessions,
             disk_bytes: None,
+            decompression: Decompression::default(),
             in_flight: BTreeMap::new(),
             next_request: 0,
         }
@@ -394,6 +397,11 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.owned.next_deadline().into_iter().chain(self.groups.next_deadline()).min()
+    }
+
+    /// How many bytes the answer to a fetch may hold from here on; the shell says it before each step. One batch is always allowed.
+    pub fn set_fetch_budget(&mut self, bytes: usize) {
+        self.owned.set_fetch_budget(bytes);
     }
 
     /// How many bytes storage takes before the next call; the shell says it before each step. Beyond it, produce requests are

@@ -45,6 +45,8 @@ pub(crate) struct FetchPart {
     pub(crate) results: Vec<FetchedItem>,
     pub(crate) next_item: usize,
     pub(crate) found_bytes: usize,
+    /// Bytes that its answer may hold, by what the shard can hold.
+    pub(crate) budget: usize,
     pub(crate) has_error: bool,
     pub(crate) reading: bool,
     pub(crate) woken_while_reading: bool,
@@ -170,6 +172,7 @@ impl Waiting {
             results: Vec::new(),
             next_item: 0,
             found_bytes: 0,
+            budget: 0,
             has_error: false,
             reading: false,
             woken_while_reading: false,

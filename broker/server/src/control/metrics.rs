@@ -288,9 +288,6 @@ fn disk(f: &mut Families<'_>, shards: &[Arc<ShardMetrics>]) -> fmt::Result {
     f.counters("tidegate_disk_read_bytes", "Bytes read from files", shards, |s| s.disk_read_bytes.value())?;
     f.counters("tidegate_disk_written_bytes", "Bytes written to files", shards, |s| s.disk_write_bytes.value())?;
     f.counters("tidegate_disk_errors", "Operations on files that failed", shards, |s| s.disk_errors.value())?;
-    f.counters("tidegate_disk_wakes_lost", "Completions that only a timer found", shards, |s| {
-        s.disk_wakes_lost.value()
-    })?;
     f.gauges("tidegate_journal_bytes", "Journal in use", shards, |s| s.journal_bytes_used.value() as f64)?;
     f.gauges("tidegate_tail_cache_bytes", "Memory of the newest records", shards, |s| {
         s.tail_cache_bytes.value() as f64

@@ -8,7 +8,7 @@ use std::{
 use tidegate_model::compaction::{Filtered, Indexed, OffsetMap, Plan};
 use tidegate_records::ids::{Offset, TopicPartition};
 
-use super::executor::Core;
+use super::{executor::Core, runtime};
 
 /// Memory of the map from keys to offsets; a log with more keys takes several rounds.
 const MAP_BYTES: usize = 16 << 20;
@@ -39,7 +39,7 @@ pub(crate) async fn compact(core: &Rc<Core>, partition: TopicPartition, plan: Pl
                 break 'index;
             }
         }
-        glommio::yield_if_needed().await;
+        runtime::yield_if_needed().await;
     }
     if round.cleaned_to() == plan.first_dirty {
         return Ok(());
@@ -59,7 +59,7 @@ pub(crate) async fn compact(core: &Rc<Core>, partition: TopicPartition, plan: Pl
                 };
                 rewrite.push(kept, batch.append_time).await.map_err(|error| error.to_string())?;
             }
-            glommio::yield_if_needed().await;
+            runtime::yield_if_needed().await;
         }
         rewrite.finish().await.map_err(|error| error.to_string())?;
     }

@@ -7,19 +7,14 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    future::poll_fn,
     io,
-    net::SocketAddr,
-    os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd},
-    pin::Pin,
+    net::{SocketAddr, TcpStream},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     rc::Rc,
-    task::Poll,
     time::Duration,
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use futures_lite::io::{AsyncRead as _, AsyncWrite as _};
-use glommio::net::TcpStream;
 use tidegate_records::{ids::ShardId, time::Instant};
 use tidegate_shard::{ConnectionId, FrameError, frame_length};
 use tidegate_storage::disk::AlignedBuffer;
@@ -27,6 +22,7 @@ use tidegate_storage::disk::AlignedBuffer;
 use super::{
     event::Event,
     memory::{Memory, Reservation},
+    runtime,
 };
 
 /// Chunks given to one `sendmsg`.
@@ -54,8 +50,11 @@ const CHUNK_FRAME_BYTES: usize = 128 * 1024;
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     pub(crate) peer: SocketAddr,
-    stream: RefCell<TcpStream>,
+    /// Kept open.
+    _stream: TcpStream,
     fd: RawFd,
+    /// The last receive took all that there was: asking again at once is a system call for nothing.
+    drained: Cell<bool>,
     outbox: RefCell<VecDeque<Bytes>>,
     outbox_bytes: Cell<usize>,
     memory: Memory,
@@ -99,18 +98,17 @@ impl Connection {
         now: Instant,
         memory: Memory,
     ) -> io::Result<Rc<Self>> {
-        let stream = std::net::TcpStream::from(socket);
+        let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         keep_alive(stream.as_raw_fd())?;
-        let fd = stream.into_raw_fd();
-        // SAFETY: `into_raw_fd` gave up the descriptor, so the new stream is its only owner.
-        let stream = unsafe { TcpStream::from_raw_fd(fd) };
+        let fd = stream.as_raw_fd();
         Ok(Rc::new(Self {
             id,
             peer,
-            stream: RefCell::new(stream),
+            _stream: stream,
             fd,
+            drained: Cell::new(false),
             outbox: RefCell::default(),
             outbox_bytes: Cell::new(0),
             memory,
@@ -159,7 +157,7 @@ impl Connection {
             return;
         }
         // The reader may be waiting for bytes that never come: end its side.
-        // SAFETY: the descriptor is open as long as `self.stream` is; `shutdown` takes no memory.
+        // SAFETY: the descriptor is open as long as `self._stream` is; `shutdown` takes no memory.
         unsafe { libc::shutdown(self.fd, libc::SHUT_RD) };
         self.progress.raise();
         self.unsent.raise();
@@ -250,26 +248,16 @@ impl Connection {
     pub(crate) async fn write_loop(&self) {
         loop {
             self.unsent.wait().await;
-            loop {
-                let Some(chunk) = self.outbox.borrow().front().cloned() else { break };
+            while !self.outbox.borrow().is_empty() {
                 self.writer_waits.set(true);
-                let written =
-                    poll_fn(|context| Pin::new(&mut *self.stream.borrow_mut()).poll_write(context, &chunk)).await;
+                let writable = runtime::reactor().writable(self.fd).await;
                 self.writer_waits.set(false);
-                match written {
-                    Ok(bytes) if bytes > 0 => {
-                        self.sent(&mut self.outbox.borrow_mut(), bytes);
-                        self.progress.raise();
-                        if self.try_send().unwrap_or(false) {
-                            break;
-                        }
-                    }
-                    _ => {
-                        self.drop_outbox();
-                        self.close();
-                        return;
-                    }
+                if writable.and_then(|()| self.try_send()).is_err() {
+                    self.drop_outbox();
+                    self.close();
+                    return;
                 }
+                self.progress.raise();
             }
             self.progress.raise();
             if self.closing.get() {
@@ -317,16 +305,14 @@ impl Connection {
                 stream.filled += read.as_ref().map_or(0, |bytes| *bytes);
                 read
             } else {
-                self.wake_at(1);
-                let read = poll_fn(|context| {
-                    let scratch = &mut scratch.borrow_mut()[..HEAD_BYTES];
-                    let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, scratch);
-                    if let Poll::Ready(Ok(bytes)) = read {
-                        buffer.small.extend_from_slice(&scratch[..bytes]);
-                    }
-                    read
-                })
-                .await;
+                let read = self
+                    .read_with(1, || {
+                        let scratch = &mut scratch.borrow_mut()[..HEAD_BYTES];
+                        let read = self.try_read(scratch)?;
+                        buffer.small.extend_from_slice(&scratch[..read.unwrap_or(0)]);
+                        Ok(read)
+                    })
+                    .await;
                 if read.as_ref().is_ok_and(|bytes| *bytes == HEAD_BYTES) && received_bytes(self.fd) >= STREAM_BYTES {
                     buffer.stream();
                 }
@@ -341,8 +327,43 @@ impl Connection {
 
     /// Reads into `into`. Woken once for what is wanted, not for each packet of it (the kernel takes half of the socket's buffer at most).
     async fn read(&self, into: &mut [u8], wanted: usize) -> io::Result<usize> {
-        self.wake_at(wanted.min(WAKE_BYTES_MAX));
-        poll_fn(|context| Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, into)).await
+        self.read_with(wanted.min(WAKE_BYTES_MAX), || self.try_read(into)).await
+    }
+
+    /// Reads with `try_read` as soon as there are `wanted` bytes, or an end.
+    async fn read_with(
+        &self,
+        wanted: usize,
+        mut try_read: impl FnMut() -> io::Result<Option<usize>>,
+    ) -> io::Result<usize> {
+        self.wake_at(wanted);
+        loop {
+            if self.drained.replace(false) {
+                runtime::reactor().readable(self.fd).await?;
+            }
+            if let Some(bytes) = try_read()? {
+                return Ok(bytes);
+            }
+            self.drained.set(true);
+        }
+    }
+
+    /// Receives what is there; `None`: nothing yet, `Some(0)`: the client is gone.
+    fn try_read(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            // SAFETY: the kernel writes at most `into.len()` bytes to `into`, which lives over the call.
+            let read = unsafe { libc::recv(self.fd, into.as_mut_ptr().cast(), into.len(), libc::MSG_DONTWAIT) };
+            if let Ok(read) = usize::try_from(read) {
+                self.drained.set(read < into.len());
+                return Ok(Some(read));
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::WouldBlock => return Ok(None),
+                io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            }
+        }
     }
 
     /// Tells the kernel not to wake us for less, if it does not know.

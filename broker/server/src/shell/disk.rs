@@ -1,7 +1,7 @@
-//! [`Disk`] over io_uring: what storage asks of a disk, on a shard's own rings.
+//! [`Disk`] over io_uring: what storage asks of a disk, on its thread's ring.
 //!
 //! - A commit of one small write is one operation, a write that is itself durable (`RWF_DSYNC`). A larger one is written in
-//!   parallel pieces of at most 256 KiB and flushed once ([`Rings::try_round`]); where one flush of the device is not known to hold
+//!   parallel pieces of at most 256 KiB and then flushed once; where one flush of the device is not known to hold
 //!   for all files (anything but ext4 and XFS on one block device), every touched file is flushed.
 //! - What may take long (sync, rename, remove) goes through the ring; opening, creating, listing and asking for lengths are plain
 //!   calls of some microseconds.
@@ -27,7 +27,11 @@ use tidegate_storage::disk::{Access, AlignedBuffer, BLOCK_BYTES, Disk, DiskError
 
 use crate::{
     metrics::ShardMetrics,
-    shell::ring::{Completed, Failure, OpenFile, Operation, Rings, Sync},
+    shell::{
+        operation::{Completed, Failure, OpenFile, Operation, Sync},
+        reactor::Reactor,
+        runtime,
+    },
 };
 
 /// Writes are split into pieces of this size, which the device takes in parallel: one of 2 MiB ran at a third of the speed.
@@ -46,14 +50,14 @@ pub struct DiskOptions {
     pub one_flush_for_all_files: bool,
 }
 
-/// A shard's disk. Clones share the rings; it lives on one executor.
+/// A shard's disk. Clones share the ring; it lives on one thread.
 #[derive(Clone)]
 pub struct UringDisk {
     shared: Rc<Shared>,
 }
 
 struct Shared {
-    rings: Rc<Rings>,
+    reactor: Rc<Reactor>,
     options: DiskOptions,
     metrics: Arc<ShardMetrics>,
     /// Cleared when the file system refuses `O_DIRECT`.
@@ -65,13 +69,10 @@ struct Shared {
 pub struct DiskFile(Rc<OpenFile>);
 
 impl UringDisk {
-    /// Sets up the shard's rings. Must be called within a glommio executor.
-    ///
-    /// # Errors
-    /// What the kernel said: `startup_check` has asked before, so this is rare.
-    pub fn new(options: DiskOptions, metrics: Arc<ShardMetrics>) -> io::Result<Self> {
-        let rings = Rings::new(Arc::clone(&metrics))?;
-        Ok(Self { shared: Rc::new(Shared { rings, options, metrics, direct: Cell::new(true) }) })
+    /// A disk on the ring of this thread, which runs a [`runtime::Runtime`].
+    pub fn new(options: DiskOptions, metrics: Arc<ShardMetrics>) -> Self {
+        let reactor = runtime::reactor();
+        Self { shared: Rc::new(Shared { reactor, options, metrics, direct: Cell::new(true) }) }
     }
 
     /// Whether files that asked for it bypass the page cache; true until a file system has refused it.
@@ -130,7 +131,7 @@ impl UringDisk {
     }
 
     async fn run(&self, operation: Operation) -> Result<Completed, DiskError> {
-        self.check(self.shared.rings.start(operation).await)
+        self.check(self.shared.reactor.start(operation).await)
     }
 
     fn open_file(&self, path: PathBuf, options: &fs::OpenOptions, access: Access) -> Result<DiskFile, DiskError> {
@@ -269,23 +270,16 @@ impl Disk for UringDisk {
                 });
             }
         }
-        let rings = &self.shared.rings;
+        let reactor = &self.shared.reactor;
         if flush == Flush::Written || sync == Sync::Data {
-            self.check(rings.start_all(operations).await)?;
+            self.check(reactor.start_all(operations).await)?;
         } else {
             let flushed = self.files_to_flush(&writes);
             // One round is in flight at a time on a file, so the flush covers all that were counted until now.
             let covered: Vec<_> = flushed.iter().map(|file| (Rc::clone(file), file.unsynced.get())).collect();
-            match rings.try_round(operations, flushed) {
-                Ok(round) => {
-                    self.check(round.await)?;
-                }
-                Err((operations, flush)) => {
-                    self.check(rings.start_all(operations).await)?;
-                    let flush = flush.into_iter().map(|file| Operation::SyncData { file }).collect();
-                    self.check(rings.start_all(flush).await)?;
-                }
-            }
+            self.check(reactor.start_all(operations).await)?;
+            let flush = flushed.into_iter().map(|file| Operation::SyncData { file }).collect();
+            self.check(reactor.start_all(flush).await)?;
             for (file, count) in covered {
                 file.synced.set(count);
             }
@@ -340,7 +334,7 @@ impl Disk for UringDisk {
 
     async fn remove(&self, path: &Path) -> Result<(), DiskError> {
         let path = self.full_path(path);
-        let completed = self.shared.rings.start(Operation::Remove { path: c_path(&path) }).await;
+        let completed = self.shared.reactor.start(Operation::Remove { path: c_path(&path) }).await;
         if matches!(completed.failure, Some((_, Failure::Errno(libc::ENOENT)))) {
             return Ok(());
         }

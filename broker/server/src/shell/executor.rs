@@ -1,4 +1,4 @@
-//! One shard's thread: a glommio executor that turns sockets, files and timers into inputs, and effects into calls.
+//! One shard's thread, which turns sockets, files and timers into inputs, and effects into calls.
 //!
 //! [`Core::take`] is the loop: an input goes into the pure shard, its effects are performed in order, and what they give at once
 //! (a read from memory) goes in again. Commit rounds, applying the journal, reading from disk and housekeeping are tasks beside it.
@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use glommio::{LocalExecutorBuilder, Placement, timer};
+use glommio::{LocalExecutorBuilder, Placement};
 use tidegate_model::metadata::{MetadataChange, MetadataImage, ProposalResult};
 use tidegate_plugin_host::LogLevel;
 use tidegate_records::{
@@ -33,8 +33,8 @@ use super::{
     log::{Log, LogOptions, partition_specs},
     mailbox::{Letter, Mailbox, Mailboxes, NewConnection},
     memory::Memory,
-    pulse::Pulse,
     reporting::{Report, report_loop},
+    runtime::{self, Runtime},
 };
 use crate::{
     metrics::ShardMetrics,
@@ -46,6 +46,9 @@ use crate::{
 
 /// What storage may add to a batch, with room to spare.
 const FRAME_COST_BYTES: usize = 1024;
+
+/// Memory that glommio registers for file I/O of its own, which nobody does.
+const GLOMMIO_BYTES: usize = 64 << 10;
 
 /// Batches of other shards that are taken in together, in bytes about.
 const LETTER_BYTES_MAX: usize = 1 << 20;
@@ -114,8 +117,6 @@ pub struct ShardSetup {
     pub propose: Propose,
     /// The core to run on.
     pub cpu: usize,
-    /// Keeps the executor from oversleeping.
-    pub pulse: Pulse,
     /// Where its partitions and groups are reported, for the metrics.
     pub report: Report,
     /// Called once: recovered and serving, or why not.
@@ -146,14 +147,12 @@ pub fn prepare(
     log: &LogOptions,
     shards: u16,
     metrics: &Arc<ShardMetrics>,
-    pulse: &Pulse,
 ) -> Result<Prepared, String> {
     let (image, disk, log, metrics) = (Arc::clone(image), disk.clone(), log.clone(), Arc::clone(metrics));
-    let pulse = pulse.clone();
     let preparing = std::thread::Builder::new().name("prepare".into()).spawn(move || {
-        let executor = LocalExecutorBuilder::default().io_memory(1 << 20).make().map_err(|error| error.to_string())?;
-        pulse.run(&executor, async move {
-            let disk = UringDisk::new(disk, metrics).map_err(|error| format!("io_uring: {error}"))?;
+        let runtime = Runtime::new().map_err(|error| format!("io_uring: {error}"))?;
+        runtime.run(async move {
+            let disk = UringDisk::new(disk, metrics);
             let specs = partition_specs(&image, |_| true);
             let known = specs.iter().map(|spec| spec.topic_partition).collect();
             let orphans =
@@ -186,14 +185,14 @@ pub fn spawn(setup: ShardSetup) -> Result<std::thread::JoinHandle<()>, String> {
         .name(name.clone())
         .spawn(move || {
             let _abort = AbortOnPanic;
-            let executor = LocalExecutorBuilder::new(Placement::Fixed(setup.cpu))
-                // The default of 100 ms is what a hop between two busy shards would wait.
-                .preempt_timer(Duration::from_millis(1))
-                .io_memory(1 << 20)
-                .make();
-            match executor {
-                Ok(executor) => setup.pulse.clone().run(&executor, run(setup)),
-                Err(error) => (setup.ready)(Err(error.to_string())),
+            // glommio puts the thread on its core. Its one task is the shard's own loop, which sleeps in one ring and not in three.
+            let executor = LocalExecutorBuilder::new(Placement::Fixed(setup.cpu)).io_memory(GLOMMIO_BYTES).make();
+            let executor = executor.map_err(|error| error.to_string());
+            match executor
+                .and_then(|executor| Ok((executor, Runtime::new().map_err(|error| format!("io_uring: {error}"))?)))
+            {
+                Ok((executor, runtime)) => executor.run(async { runtime.run(run(setup)) }),
+                Err(error) => (setup.ready)(Err(error)),
             }
         })
         .map_err(|error| format!("thread {name}: {error}"))
@@ -213,10 +212,7 @@ impl Drop for AbortOnPanic {
 
 async fn run(setup: ShardSetup) {
     let fatal = Arc::clone(&setup.fatal);
-    let disk = match UringDisk::new(setup.disk.clone(), Arc::clone(&setup.metrics)) {
-        Ok(disk) => disk,
-        Err(error) => return (setup.ready)(Err(format!("io_uring: {error}"))),
-    };
+    let disk = UringDisk::new(setup.disk.clone(), Arc::clone(&setup.metrics));
     let (log, recovered) = match Log::open(disk, &setup.log, &setup.identity, &setup.image).await {
         Ok(opened) => opened,
         Err(error) => return (setup.ready)(Err(error)),
@@ -261,12 +257,12 @@ async fn run(setup: ShardSetup) {
     core.take([Input::Start { image: setup.image, recovered }]);
     (setup.ready)(Ok(summary));
 
-    glommio::spawn_local(commit_loop(Rc::clone(&core))).detach();
-    glommio::spawn_local(apply_loop(Rc::clone(&core))).detach();
-    glommio::spawn_local(tick_loop(Rc::clone(&core))).detach();
-    glommio::spawn_local(housekeeping_loop(Rc::clone(&core))).detach();
-    glommio::spawn_local(report_loop(Rc::clone(&core), setup.report)).detach();
-    glommio::spawn_local(letter_loop(Rc::clone(&core), setup.mailbox)).detach();
+    runtime::spawn_local(commit_loop(Rc::clone(&core))).detach();
+    runtime::spawn_local(apply_loop(Rc::clone(&core))).detach();
+    runtime::spawn_local(tick_loop(Rc::clone(&core))).detach();
+    runtime::spawn_local(housekeeping_loop(Rc::clone(&core))).detach();
+    runtime::spawn_local(report_loop(Rc::clone(&core), setup.report)).detach();
+    runtime::spawn_local(letter_loop(Rc::clone(&core), setup.mailbox)).detach();
     core.stopped.wait().await;
     core.shut_down().await;
 }
@@ -361,6 +357,7 @@ impl Core {
                 let mut shard = self.shard.borrow_mut();
                 let (budget, refusal) = self.log.append_budget();
                 shard.set_append_budget(budget, refusal);
+                shard.set_fetch_budget(self.memory.answer_room());
                 shard.step(now, input, &mut effects);
             }
             for observation in effects.observations.drain(..) {
@@ -449,8 +446,10 @@ impl Core {
                 }
                 self.metrics.tail_cache_misses.add(1);
                 let core = Rc::clone(self);
-                glommio::spawn_local(async move {
+                self.memory.read_begun(max_bytes);
+                runtime::spawn_local(async move {
                     let outcome = core.log.read(partition, from, max_bytes, up_to, at_least_one).await;
+                    core.memory.read_ended(max_bytes);
                     // The slices share the memory that was read: cheap to keep.
                     let records = outcome.clone().unwrap_or_default();
                     core.count_read(&records);
@@ -461,7 +460,7 @@ impl Core {
             }
             Effect::Lookup { read, partition, lookup, up_to } => {
                 let core = Rc::clone(self);
-                glommio::spawn_local(async move {
+                runtime::spawn_local(async move {
                     let answer = core.log.lookup(partition, lookup, up_to).await;
                     core.take([Input::LookupDone { read, answer }]);
                 })
@@ -477,7 +476,7 @@ impl Core {
             }
             Effect::DeletePartition { partition } => {
                 let core = Rc::clone(self);
-                glommio::spawn_local(async move {
+                runtime::spawn_local(async move {
                     if let Err(error) = core.log.delete_partition(partition).await {
                         tracing::error!(%partition, error, "a deleted partition's files could not be removed");
                     }
@@ -486,7 +485,7 @@ impl Core {
             }
             Effect::SetLogStart { read, partition, offset } => {
                 let core = Rc::clone(self);
-                glommio::spawn_local(async move {
+                runtime::spawn_local(async move {
                     let result = core.log.set_log_start(partition, offset).await;
                     if result.is_ok() {
                         core.take([Input::LogStartMoved { partition, offset }]);
@@ -533,7 +532,7 @@ impl Core {
         }
         self.metrics.connections_open.set(self.connections.borrow().len() as u64);
         self.take([Input::Connected { connection: id, client_host: format!("/{}", new.peer.ip()) }]);
-        glommio::spawn_local(self.clone().serve(connection, Incoming::with(new.received))).detach();
+        runtime::spawn_local(self.clone().serve(connection, Incoming::with(new.received))).detach();
     }
 
     /// Lets readers that wait for storage look again.
@@ -548,7 +547,7 @@ impl Core {
 
     async fn serve(self: Rc<Self>, connection: Rc<Connection>, mut incoming: Incoming) {
         let writer = Rc::clone(&connection);
-        glommio::spawn_local(async move { writer.write_loop().await }).detach();
+        runtime::spawn_local(async move { writer.write_loop().await }).detach();
         let limit = self.limits.request_bytes_max;
         let mut moved = false;
         loop {
@@ -572,7 +571,7 @@ impl Core {
                     connection.release();
                     let waiting = self.shard.borrow().backlog(id).0;
                     if let Some(pause) = connection.gather(self.clock.now().instant, waiting) {
-                        timer::sleep(pause).await;
+                        runtime::sleep(pause).await;
                     }
                 }
                 Received::End(error) => {
@@ -621,7 +620,7 @@ impl Core {
                 return;
             }
             let closed = async { connection.progress.wait().await };
-            futures_lite::future::or(async { timer::sleep(left).await }, closed).await;
+            futures_lite::future::or(async { runtime::sleep(left).await }, closed).await;
         }
     }
 
@@ -668,7 +667,7 @@ impl Core {
             if (under_way == 0 && !self.log.has_pending()) || self.clock.now().instant >= deadline {
                 break;
             }
-            timer::sleep(Duration::from_millis(2)).await;
+            runtime::sleep(Duration::from_millis(2)).await;
         }
         for connection in self.connections.borrow().values() {
             connection.flush();
@@ -713,9 +712,13 @@ async fn apply_loop(core: Rc<Core>) {
         match core.log.apply_step().await {
             Ok(true) => {
                 core.resume_connections();
-                glommio::yield_if_needed().await;
+                runtime::yield_if_needed().await;
             }
-            Ok(false) => timer::sleep(Duration::from_millis(50)).await,
+            Ok(false) => {
+                // It may be a full disk that it has met: who waits is told so.
+                core.resume_connections();
+                runtime::sleep(Duration::from_millis(50)).await;
+            }
             Err(message) => {
                 core.take([Input::StorageFailed { message: message.clone() }]);
                 (core.fatal)(message);
@@ -740,7 +743,7 @@ async fn tick_loop(core: Rc<Core>) {
             Some(deadline) => {
                 let wait = deadline.since(now);
                 futures_lite::future::or(core.tick.wait(), async {
-                    timer::sleep(wait).await;
+                    runtime::sleep(wait).await;
                 })
                 .await;
             }
@@ -840,6 +843,6 @@ async fn housekeeping_loop(core: Rc<Core>) {
             core.shard.borrow_mut().expire_producers(now);
         }
         super::housekeeping::clean(&core).await;
-        timer::sleep(Duration::from_secs(1)).await;
+        runtime::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -98,6 +98,10 @@ impl Log {
     /// Whether clients should wait with sending more: storage is behind, but not yet so far that it refuses.
     pub(crate) fn is_congested(&self) -> bool {
         let figures = self.store.figures();
+        if figures.full {
+            // Waiting makes no room on a full disk: who sends is told, and everybody else goes on.
+            return false;
+        }
         // A full round waits behind the one in flight: more would only take memory and add to the latency of all.
         figures.pending_bytes > self.options.round_bytes_max
             // Applying begins at half of it.
@@ -117,7 +121,7 @@ impl Log {
         while !self.has_room(bytes) {
             let room = self.store.room(bytes);
             // The state may turn from "behind" to "full" while it is waited for, which wakes nobody.
-            let look_again = glommio::timer::sleep(Duration::from_millis(50));
+            let look_again = super::runtime::sleep(Duration::from_millis(50));
             futures_lite::future::or(room, async {
                 look_again.await;
             })

@@ -12,6 +12,11 @@ use std::{
     task::{Poll, Waker},
 };
 
+/// However large an answer may be, so many of its size fit into what is left.
+const ANSWERS_AT_LEAST: usize = 4;
+/// An answer may always have so many bytes: with them a client goes on, slowly.
+const ANSWER_BYTES_MIN: usize = 64 << 10;
+
 /// A shard's room for requests, and a count of its unsent answers. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Memory {
@@ -22,6 +27,8 @@ struct Shared {
     bytes_max: usize,
     reserved: Cell<usize>,
     unsent: Cell<usize>,
+    /// What reads that are under way may bring.
+    reading: Cell<usize>,
     next_ticket: Cell<u64>,
     /// Who waits, the first in line in front.
     waiting: RefCell<VecDeque<(u64, Option<Waker>)>>,
@@ -40,6 +47,7 @@ impl Memory {
             bytes_max,
             reserved: Cell::new(0),
             unsent: Cell::new(0),
+            reading: Cell::new(0),
             next_ticket: Cell::new(0),
             waiting: RefCell::default(),
         };
@@ -85,6 +93,22 @@ impl Memory {
     /// So many bytes of answers were sent or dropped.
     pub(crate) fn sent(&self, bytes: usize) {
         self.shared.unsent.set(self.shared.unsent.get() - bytes);
+    }
+
+    /// A read of so many bytes at most begins; what it brings is an answer's soon.
+    pub(crate) fn read_begun(&self, bytes: usize) {
+        self.shared.reading.set(self.shared.reading.get() + bytes);
+    }
+
+    pub(crate) fn read_ended(&self, bytes: usize) {
+        self.shared.reading.set(self.shared.reading.get() - bytes);
+    }
+
+    /// How large the next answer of records may be: the more of them wait for their clients, the smaller, so that those which take
+    /// theirs go on.
+    pub(crate) fn answer_room(&self) -> usize {
+        let held = self.shared.unsent.get().saturating_add(self.shared.reading.get());
+        (self.shared.bytes_max.saturating_sub(held) / ANSWERS_AT_LEAST).max(ANSWER_BYTES_MIN)
     }
 
     /// Whether clients that have answers to take should take them before they ask for more.
@@ -150,6 +174,21 @@ mod tests {
         assert_eq!(memory.reserved_bytes(), 70);
         drop((second, third));
         assert_eq!(memory.reserved_bytes(), 0);
+    }
+
+    #[test]
+    fn answers_grow_smaller_the_more_of_them_wait() {
+        let memory = Memory::new(64 << 20);
+        assert_eq!(memory.answer_room(), 16 << 20);
+        memory.read_begun(16 << 20);
+        memory.queued(16 << 20);
+        assert_eq!(memory.answer_room(), 8 << 20);
+        memory.read_ended(16 << 20);
+        assert_eq!(memory.answer_room(), 12 << 20);
+        memory.queued(1 << 30);
+        assert_eq!(memory.answer_room(), ANSWER_BYTES_MIN);
+        memory.sent((1 << 30) + (16 << 20));
+        assert_eq!(memory.answer_room(), 16 << 20);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The only place with glommio and io_uring: executors, sockets, files, timers, and waking shards from elsewhere.
+//! The only place with glommio and io_uring: threads, sockets, files, timers, and waking shards from elsewhere.
 //!
 //! The one part of the broker with `unsafe` code, each block with its reason.
 
@@ -12,8 +12,9 @@ mod housekeeping;
 pub mod log;
 pub mod mailbox;
 mod memory;
-pub mod pulse;
+mod operation;
+mod reactor;
 pub mod reporting;
 mod retention;
-mod ring;
+pub mod runtime;
 pub mod startup_check;

@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use tidegate_records::ids::TopicPartition;
 
-use super::executor::Core;
+use super::{executor::Core, runtime};
 use crate::metrics::{CommittedReport, GroupReport, PartitionReport, ShardReport};
 
 /// How often. Counters are read when the page is asked for; only what has a name is as old as this.
@@ -17,7 +17,7 @@ pub type Report = Arc<dyn Fn(ShardReport) + Send + Sync>;
 pub(crate) async fn report_loop(core: Rc<Core>, report: Report) {
     let started = core.clock.now().instant;
     loop {
-        glommio::timer::sleep(INTERVAL).await;
+        runtime::sleep(INTERVAL).await;
         if core.is_stopping() {
             return;
         }

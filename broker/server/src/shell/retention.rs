@@ -20,7 +20,7 @@ use tidegate_records::{
 };
 use tidegate_shard::{Expiry, Input, RetentionFailure, RetentionReport, RetentionTask, Segment};
 
-use super::{executor::Core, housekeeping::segments};
+use super::{executor::Core, housekeeping::segments, runtime};
 
 /// What a plugin that wants to be asked again soon gets at least to wait.
 const AGAIN_MS_MIN: u64 = 1_000;
@@ -72,7 +72,7 @@ pub(super) async fn judge(core: &Rc<Core>, topic: TopicId, partitions: &[TopicPa
     }
     let (retained, report) = {
         let (task, logs, now) = (task.clone(), logs, now.wall.0);
-        glommio::executor().spawn_blocking(move || evaluate(&task, &logs, now)).await
+        runtime::unblock(move || evaluate(&task, &logs, now)).await
     };
     let expiry = asked(core, &task.topic, &task.attachment, report);
     let Some(Retained { verdicts, again_in_ms }) = retained else {
@@ -184,7 +184,7 @@ async fn erase(
         next = last.header.next_offset();
         let batches: Vec<_> = stored.into_iter().map(|batch| (batch.header, batch.bytes)).collect();
         let (of, at, task) = (filter.take(), partition.partition.0.unsigned_abs(), task.clone());
-        let filtered = glommio::executor().spawn_blocking(move || keep(of, &task, at, &batches, now)).await;
+        let filtered = runtime::unblock(move || keep(of, &task, at, &batches, now)).await;
         report.nanos += filtered.nanos;
         report.records += filtered.records;
         report.erased += filtered.erased;
@@ -227,7 +227,7 @@ async fn erase(
             };
             rewrite.push(kept, batch.append_time).await.map_err(|error| error.to_string())?;
         }
-        glommio::yield_if_needed().await;
+        runtime::yield_if_needed().await;
     }
     rewrite.finish().await.map_err(|error| error.to_string())?;
     let report = RetentionReport { erased, ..RetentionReport::new(None) };

@@ -13,7 +13,7 @@ use std::{
 use io_uring::{IoUring, Probe, opcode};
 use tidegate_storage::disk::{AlignedBuffer, BLOCK_BYTES};
 
-/// What an executor needs before it starts (glommio refuses below it).
+/// What a shard's thread needs before it starts (glommio refuses below it).
 const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
 /// File descriptors for everything that is neither a connection nor a log file: rings, sockets, the metadata log, plugins.
 const OPEN_FILES_OWN: u64 = 256;
@@ -180,7 +180,8 @@ fn check_io_uring() -> Result<(), StartupError> {
         (opcode::Write::CODE, "WRITE"),
         (opcode::Read::CODE, "READ"),
         (opcode::Fsync::CODE, "FSYNC"),
-        (opcode::Send::CODE, "SEND"),
+        (opcode::PollAdd::CODE, "POLL_ADD"),
+        (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
         (opcode::RenameAt::CODE, "RENAMEAT"),
         (opcode::UnlinkAt::CODE, "UNLINKAT"),
     ] {
@@ -215,7 +216,7 @@ fn kernel_release() -> String {
 
 fn check_memlock(needs: &Needs, notices: &mut Vec<Notice>) -> Result<(), StartupError> {
     let (limit, _) = resource_limit(libc::RLIMIT_MEMLOCK)?;
-    // A ring's own memory is a few tens of KiB; each executor has three rings and the disk two.
+    // A ring's own memory is a few tens of KiB; each thread has one, and glommio three that it hardly uses.
     let wanted = u64::from(needs.shards) * (needs.registered_bytes_per_shard + MEMLOCK_BYTES_MIN);
     if limit < MEMLOCK_BYTES_MIN {
         return Err(StartupError::Memlock { limit, wanted: wanted.max(MEMLOCK_BYTES_MIN) });

@@ -1,7 +1,7 @@
 //! DescribeCluster (60), DescribeTopicPartitions (75), DescribeLogDirs (35), DescribeProducers (61): what consoles and tools ask.
 //! Sources: KIP-700, KIP-966 (cursor), KIP-113 and KIP-827 (log directories), KIP-664 (producers).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::{
     ResponseError,
@@ -263,7 +263,9 @@ pub(super) fn producers(
     for topic in body.topics {
         let image = shard.image.topic(&topic.name.0).cloned();
         let mut answer = TopicResponse::default().with_name(topic.name);
-        for index in topic.partition_indexes {
+        // Each once: the answer about a partition may be long.
+        let indexes: BTreeSet<i32> = topic.partition_indexes.into_iter().collect();
+        for index in indexes {
             let mut partition = PartitionResponse::default().with_partition_index(index).with_error_message(None);
             match image.as_ref().filter(|image| image.has_partition(PartitionIndex(index))) {
                 None => partition.error_code = code(ResponseError::UnknownTopicOrPartition),

@@ -2,7 +2,7 @@
 //!
 //! Topics have settings of their own over the broker's; the broker's are shown, and belong to its configuration file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::{
     ResponseError,
@@ -67,9 +67,12 @@ pub(super) fn describe(
     body: &DescribeConfigsRequest,
     effects: &mut Effects,
 ) {
+    // Each once, as in Apache Kafka: a name of a few bytes stands for an answer of thousands.
+    let mut seen = BTreeSet::new();
     let results = body
         .resources
         .iter()
+        .filter(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())))
         .map(|resource| {
             let wanted = |name: &str| {
                 // No list and an empty one mean all.

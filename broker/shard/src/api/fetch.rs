@@ -48,6 +48,8 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: FetchRe
         Err(error) => return respond(shard, now, &request, session_code(error), 0, &[], effects),
     };
     let max_bytes = usize::try_from(body.max_bytes).unwrap_or(0).min(shard.settings.fetch_bytes_max);
+    // Its answer waits here for the client, wherever it is read.
+    let max_bytes = max_bytes.min(shard.owned.fetch_budget());
     let mut work = Work {
         context,
         fetched: Vec::new(),

@@ -3,7 +3,7 @@
 //! A topic that is missing is created where the broker's settings and the request allow it, and the answer waits for that: a client
 //! that sees the topic at once need not ask again.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use kafka_protocol::{
     ResponseError,
@@ -49,16 +49,22 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: Metadat
     let may_create = shard.settings.auto_create_topics && (request.version < 4 || body.allow_auto_topic_creation);
     let mut work = Work { asked: Vec::new(), awaiting: 0, with_operations };
     let mut changes = Vec::new();
+    // Each once, as in Apache Kafka: a name of a few bytes may stand for an answer of many.
+    let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
     for topic in body.topics.unwrap_or_default() {
         match topic.name {
             Some(name) if !name.0.is_empty() || topic.topic_id.is_nil() => {
+                if !names.insert(name.0.clone()) {
+                    continue;
+                }
                 let name = name.0.to_string();
                 if may_create && shard.image.topic(&name).is_none() {
                     changes.push((work.asked.len() as u32, shard.creation_of(&name)));
                 }
                 work.asked.push(Asked::Name { name, refused: None });
             }
-            _ => work.asked.push(Asked::Id(TopicId(*topic.topic_id.as_bytes()))),
+            _ if ids.insert(topic.topic_id) => work.asked.push(Asked::Id(TopicId(*topic.topic_id.as_bytes()))),
+            _ => {}
         }
     }
     if changes.is_empty() {

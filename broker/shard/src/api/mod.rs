@@ -40,7 +40,7 @@ mod topics;
 mod tests;
 
 pub(crate) use init_producer_id::ProducerIds;
-pub(crate) use produce::refuse_derived;
+pub(crate) use produce::{Decompression, refuse_derived};
 
 /// An API and the versions of it that are implemented.
 #[derive(Clone, Copy, Debug)]

@@ -28,6 +28,45 @@ use crate::{
     shard::{Effect, Effects, Shard},
 };
 
+/// What the batches of one request may be when decompressed, in bytes, at least. A shard does nothing else meanwhile: thousands of batches
+/// that are each within `max.decompressed.message.bytes` would keep it for many seconds.
+const DECOMPRESSED_BYTES_MIN: usize = 256 << 20;
+/// The same as a multiple of what came.
+const DECOMPRESSED_RATIO: usize = 16;
+
+/// What the batches of a produce request may still be when decompressed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Decompression {
+    bytes_max: usize,
+    taken: usize,
+}
+
+impl Decompression {
+    fn of(body: &ProduceRequest) -> Self {
+        let partitions = body.topic_data.iter().flat_map(|topic| &topic.partition_data);
+        let came: usize = partitions.filter_map(|data| data.records.as_ref()).map(|records| records.len()).sum();
+        Self { bytes_max: DECOMPRESSED_BYTES_MIN.max(came.saturating_mul(DECOMPRESSED_RATIO)), taken: 0 }
+    }
+
+    /// What the next batch may be, where its topic allows `limit`. The first of a request is bound by its topic alone.
+    pub(crate) fn room(&self, limit: usize) -> usize {
+        if self.taken == 0 { limit } else { limit.min(self.bytes_max.saturating_sub(self.taken)) }
+    }
+
+    pub(crate) fn take(&mut self, bytes: usize) {
+        self.taken = self.taken.saturating_add(bytes);
+    }
+
+    /// Why a batch is refused that its topic would allow.
+    pub(crate) fn refusal(&self) -> PartitionError {
+        let message = format!(
+            "the batches of this request are over {} bytes when decompressed: send fewer of them in one request",
+            self.bytes_max
+        );
+        PartitionError::Other { code: code(ResponseError::MessageTooLarge), message }
+    }
+}
+
 pub(crate) struct Work {
     topics: Vec<TopicProduceResponse>,
     places: Vec<Place>,
@@ -50,6 +89,7 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: Produce
     let topics = Vec::with_capacity(body.topic_data.len());
     let mut work = Work { topics, places: Vec::new(), awaiting: 0, acks, throttle: Duration::ZERO };
     let refusal = refusal_of_request(&body);
+    shard.decompression = Decompression::of(&body);
     let timeout = if body.timeout_ms > 0 { body.timeout_ms } else { shard.settings.request_timeout_ms };
     let timeout = Duration::from_millis(timeout as u64);
     // One for each owner, and one more where a plugin gives a batch less time.

@@ -4,10 +4,10 @@ use std::{
 };
 
 use super::*;
-use crate::shell::pulse::Pulse;
+use crate::shell::runtime::{self, Runtime};
 
 /// Reads what there is.
-fn drain(client: &mut std::net::TcpStream, received: &mut Vec<u8>) {
+fn drain(client: &mut TcpStream, received: &mut Vec<u8>) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         match client.read(&mut buffer) {
@@ -24,15 +24,14 @@ fn drain(client: &mut std::net::TcpStream, received: &mut Vec<u8>) {
 #[test]
 fn a_slow_client_gets_every_answer_once_and_in_order() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     client.set_nonblocking(true).unwrap();
     let (socket, peer) = listener.accept().unwrap();
     let memory = Memory::new(1 << 20);
-    let executor = glommio::LocalExecutorBuilder::default().make().expect("an executor");
-    Pulse::start().expect("a thread").run(&executor, async move {
+    Runtime::new().expect("io_uring is to be had").run(async move {
         let connection = Connection::new(ConnectionId(0), socket.into(), peer, Instant(0), memory.clone()).unwrap();
         let writer = Rc::clone(&connection);
-        let writing = glommio::spawn_local(async move { writer.write_loop().await });
+        let writing = runtime::spawn_local(async move { writer.write_loop().await });
         let (mut sent, mut received) = (Vec::new(), Vec::new());
         // Far more than the socket's buffers hold, every chunk different.
         for number in 0..2000_u32 {
@@ -44,7 +43,7 @@ fn a_slow_client_gets_every_answer_once_and_in_order() {
         assert!(connection.unsent_bytes() > 0 && memory.is_full_of_answers());
         while connection.unsent_bytes() > 0 {
             // The writer finds the socket full and waits; then there is room, and a new answer, before it looks again.
-            glommio::yield_if_needed().await;
+            runtime::yield_if_needed().await;
             futures_lite::future::yield_now().await;
             drain(&mut client, &mut received);
             if sent.len() < 64 << 20 {
@@ -67,14 +66,13 @@ fn a_slow_client_gets_every_answer_once_and_in_order() {
 #[test]
 fn a_client_that_takes_nothing_is_let_go_with_what_it_was_to_get() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (socket, peer) = listener.accept().unwrap();
     let memory = Memory::new(1 << 20);
-    let executor = glommio::LocalExecutorBuilder::default().make().expect("an executor");
-    Pulse::start().expect("a thread").run(&executor, async move {
+    Runtime::new().expect("io_uring is to be had").run(async move {
         let connection = Connection::new(ConnectionId(0), socket.into(), peer, Instant(0), memory.clone()).unwrap();
         let writer = Rc::clone(&connection);
-        let writing = glommio::spawn_local(async move { writer.write_loop().await });
+        let writing = runtime::spawn_local(async move { writer.write_loop().await });
         connection.queue(vec![vec![1; 64 << 20].into()]);
         connection.flush();
         futures_lite::future::yield_now().await;

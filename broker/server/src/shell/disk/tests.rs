@@ -3,16 +3,18 @@ use std::{future::Future, sync::Arc};
 use tempfile::TempDir;
 
 use super::*;
-use crate::shell::pulse::Pulse;
+use crate::shell::runtime::Runtime;
 
 /// Runs `test` in an executor on a fresh directory.
-fn with_disk<T, F: Future<Output = T> + 'static>(one_flush: bool, test: impl FnOnce(UringDisk, PathBuf) -> F) -> T {
+fn with_disk<T: 'static, F: Future<Output = T> + 'static>(
+    one_flush: bool,
+    test: impl FnOnce(UringDisk, PathBuf) -> F + 'static,
+) -> T {
     let directory = TempDir::new().expect("a temporary directory");
     let root = directory.path().to_path_buf();
-    let executor = glommio::LocalExecutorBuilder::default().make().expect("an executor");
-    Pulse::start().expect("a thread").run(&executor, async move {
+    Runtime::new().expect("io_uring is to be had").run(async move {
         let options = DiskOptions { root: root.clone(), one_flush_for_all_files: one_flush };
-        test(UringDisk::new(options, Arc::default()).expect("rings"), root).await
+        test(UringDisk::new(options, Arc::default()), root).await
     })
 }
 
@@ -98,7 +100,7 @@ fn rounds_that_overlap_are_all_completed() {
         let tasks: Vec<_> = (0..16_usize)
             .map(|number| {
                 let (disk, file) = (disk.clone(), file.clone());
-                glommio::spawn_local(async move {
+                runtime::spawn_local(async move {
                     let length = if number % 3 == 0 { 4096 } else { 600 * 1024 };
                     let buffer = pattern(number, length);
                     let position = (number << 20) as u64;

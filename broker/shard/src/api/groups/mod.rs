@@ -3,7 +3,7 @@
 //! This file carries them: a request about one group goes to the shard that coordinates it, one about several is split by
 //! shard and its answers are joined. Groups live on the shard that owns their partition of `__consumer_offsets`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::{
     messages::{RequestKind, TopicName},
@@ -107,6 +107,12 @@ fn read(shard: &Shard, request: &Request, body: RequestKind) -> Read {
     }
 }
 
+/// Each group once: a name of a few bytes may stand for a long answer.
+fn once(ids: &[Text]) -> Vec<Text> {
+    let mut seen = BTreeSet::new();
+    ids.iter().filter(|id| seen.insert(Text::clone(id))).cloned().collect()
+}
+
 /// The part of each shard. One shard gets the whole of what is about no group at all.
 fn split(request: GroupRequest, shards: u16, owner: impl Fn(&str) -> ShardId) -> BTreeMap<ShardId, GroupRequest> {
     fn by_owner<T>(
@@ -134,17 +140,21 @@ fn split(request: GroupRequest, shards: u16, owner: impl Fn(&str) -> ShardId) ->
         GroupRequest::List(_) => return (0..shards).map(|shard| (ShardId(shard), request.clone())).collect(),
         GroupRequest::OffsetFetch(fetch) => {
             let require_stable = fetch.require_stable;
-            let GroupRequest::OffsetFetch(OffsetFetch { groups, .. }) = request else { unreachable!("just matched") };
+            let GroupRequest::OffsetFetch(OffsetFetch { mut groups, .. }) = request else {
+                unreachable!("just matched")
+            };
+            let mut seen = BTreeSet::new();
+            groups.retain(|group| seen.insert(group.group_id.clone()));
             return by_owner(
                 groups,
                 |group| owner(&group.group_id),
                 |groups| GroupRequest::OffsetFetch(OffsetFetch { groups, require_stable }),
             );
         }
-        GroupRequest::Describe(ids) => return by_owner(ids.clone(), |id| owner(id), GroupRequest::Describe),
+        GroupRequest::Describe(ids) => return by_owner(once(ids), |id| owner(id), GroupRequest::Describe),
         GroupRequest::Delete(ids) => return by_owner(ids.clone(), |id| owner(id), GroupRequest::Delete),
         GroupRequest::ConsumerDescribe(ids) => {
-            return by_owner(ids.clone(), |id| owner(id), GroupRequest::ConsumerDescribe);
+            return by_owner(once(ids), |id| owner(id), GroupRequest::ConsumerDescribe);
         }
     };
     BTreeMap::from([(owner(group), request)])
