@@ -88,7 +88,7 @@ pub enum ValidateError {
     /// `INVALID_RECORD`.
     #[error("the produce request has no record batch for the partition")]
     Empty,
-    /// `CORRUPT_MESSAGE`, or `UNSUPPORTED_FOR_MESSAGE_FORMAT` for an old magic.
+    /// `CORRUPT_MESSAGE`, or `INVALID_RECORD` for an old magic.
     #[error(transparent)]
     Header(#[from] HeaderError),
     /// `INVALID_RECORD`.

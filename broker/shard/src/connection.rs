@@ -95,6 +95,15 @@ impl Connections {
         Some(slot)
     }
 
+    /// Gives back the slot that was taken last: its request comes again.
+    pub(crate) fn give_back_slot(&mut self, id: ConnectionId, request_bytes: usize) {
+        if let Some(connection) = self.open.get_mut(&id) {
+            let last = connection.slots.pop_back();
+            assert!(matches!(last, Some(SlotState::Waiting { bytes }) if bytes == request_bytes), "it was just taken");
+            connection.waiting_bytes -= request_bytes;
+        }
+    }
+
     /// Requests that are not answered yet, and their bytes: what the shell bounds before it reads more.
     pub(crate) fn backlog(&self, id: ConnectionId) -> (usize, usize) {
         self.open.get(&id).map_or((0, 0), |connection| (connection.slots.len(), connection.waiting_bytes))

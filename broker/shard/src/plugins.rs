@@ -445,6 +445,11 @@ impl Shard {
         wait
     }
 
+    /// How long nothing should be taken in for `topic`, by what its plugins have taken.
+    pub(crate) fn plugins_owe(&mut self, now: Instant, topic: TopicId) -> Duration {
+        self.plugins.shares.owes(now, topic, self.settings.plugin_core_percent_max)
+    }
+
     /// Checks what a client sent to a partition of `topic`, and says what is to be appended where.
     pub(crate) fn check_and_route(
         &mut self,
@@ -488,6 +493,7 @@ impl Shard {
             self.decompression.take(batch.records().len());
         }
         refuse_derived(batch.header().producer_id)?;
+        check_of_version(request.version, batch.header())?;
         if batch.header().attributes.is_transactional() {
             let message = "transactions are not implemented; produce without transactional.id".to_owned();
             return Err(PartitionError::Other { code: ResponseError::InvalidTxnState.code(), message });
@@ -913,11 +919,25 @@ fn alternate(image: &MetadataImage, name: &str, batch: &Batch<'_>) -> Result<Tar
     Ok(Target::of(topic.ok_or_else(missing)?, batch.sent_to.partition, batch.commit))
 }
 
+/// What a produce request may hold by its version (KIP-110), and what the broker alone decides.
+fn check_of_version(version: i16, header: &BatchHeader) -> Result<(), PartitionError> {
+    if version < 7 && header.attributes.compression() == Some(Compression::Zstd) {
+        let message = format!("produce requests of version {version} may not hold zstd, only those from 7 on");
+        return Err(PartitionError::Other { code: ResponseError::UnsupportedCompressionType.code(), message });
+    }
+    if header.base_offset.0 != 0 {
+        let message = format!("the batch's base offset is {}: a producer's batches begin at 0", header.base_offset);
+        return Err(PartitionError::Other { code: ResponseError::InvalidRecord.code(), message });
+    }
+    Ok(())
+}
+
 impl From<ValidateError> for PartitionError {
     fn from(error: ValidateError) -> Self {
         use ResponseError as Kafka;
         let code = match &error {
-            ValidateError::Header(HeaderError::Magic { .. }) => Kafka::UnsupportedForMessageFormat,
+            // An old format is a mistake of the client's; what is no format at all was damaged on its way.
+            ValidateError::Header(HeaderError::Magic { magic: 0 | 1 }) => Kafka::InvalidRecord,
             ValidateError::Header(_)
             | ValidateError::Checksum { .. }
             | ValidateError::Record(_)

@@ -224,6 +224,8 @@ pub enum Effect {
     Close { connection: ConnectionId, reason: String },
     /// Read nothing from the connection until then: it was told to wait.
     Pause { connection: ConnectionId, until: Instant },
+    /// Bring the frame again then, and nothing else of the connection before it.
+    Later { connection: ConnectionId, frame: Bytes, until: Instant },
     /// Ask another shard; its answer comes as [`Input::Replied`].
     Ask { to: ShardId, request: RequestId, ask: Ask },
     /// Answer another shard.

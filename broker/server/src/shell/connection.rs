@@ -43,6 +43,10 @@ const HEAD_BYTES: usize = 16 * 1024;
 const STREAM_BYTES: usize = 16 * 1024;
 /// A chunk.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// A connection that has had room for a large request for so long, and has sent less than this into it, is let go where others wait for
+/// room: some that announce requests and never send them would keep everybody out.
+const STALLED_SECONDS: u64 = 5;
+const STALLED_BYTES_A_SECOND: u64 = 16 * 1024;
 /// From this size on a frame in a chunk gets a buffer of its own.
 const CHUNK_FRAME_BYTES: usize = 128 * 1024;
 
@@ -70,6 +74,11 @@ pub(crate) struct Connection {
     pub(crate) move_to: Cell<Option<ShardId>>,
     /// Nothing is read before that.
     pub(crate) paused_until: Cell<Instant>,
+    /// Frames that are to be taken in before anything else, once it is not paused any more.
+    pub(crate) deferred: RefCell<VecDeque<Bytes>>,
+    /// Since when it has room for a request that has not come whole, and how much of it came since.
+    holds_room_since: Cell<Option<std::time::Instant>>,
+    held_received: Cell<usize>,
     pub(crate) last_active: Cell<Instant>,
     last_receive: Cell<Instant>,
     /// What the socket's `SO_RCVLOWAT` is.
@@ -118,6 +127,9 @@ impl Connection {
             moved: Cell::new(false),
             move_to: Cell::new(None),
             paused_until: Cell::new(now),
+            deferred: RefCell::default(),
+            holds_room_since: Cell::new(None),
+            held_received: Cell::new(0),
             last_active: Cell::new(now),
             last_receive: Cell::new(now),
             wakes_at: Cell::new(1),
@@ -140,6 +152,24 @@ impl Connection {
     /// The requests that were received are taken in: their room is free.
     pub(crate) fn release(&self) {
         self.reserved.borrow_mut().clear();
+        self.holds_room_since.set(None);
+    }
+
+    /// Keeps room for what it is about to receive.
+    fn hold(&self, room: Reservation) {
+        self.reserved.borrow_mut().push(room);
+        if self.holds_room_since.get().is_none() {
+            self.holds_room_since.set(Some(std::time::Instant::now()));
+            self.held_received.set(0);
+        }
+    }
+
+    /// Whether it holds room that others may be waiting for, and hardly sends anything into it.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.holds_room_since.get().is_some_and(|since| {
+            let seconds = since.elapsed().as_secs();
+            seconds >= STALLED_SECONDS && (self.held_received.get() as u64) < seconds * STALLED_BYTES_A_SECOND
+        })
     }
 
     /// Bytes that are answered but not sent.
@@ -283,14 +313,12 @@ impl Connection {
             }
             if let Some(large) = buffer.large.as_mut().filter(|large| !large.has_room) {
                 // While it waits, the socket's own buffer is all that this client fills.
-                let room = self.memory.reserve(large.length).await;
-                self.reserved.borrow_mut().push(room);
+                self.hold(self.memory.reserve(large.length).await);
                 large.has_room = true;
                 continue;
             }
             if let Some(stream) = buffer.stream.as_mut().filter(|stream| !stream.has_room) {
-                let room = self.memory.reserve(CHUNK_BYTES).await;
-                self.reserved.borrow_mut().push(room);
+                self.hold(self.memory.reserve(CHUNK_BYTES).await);
                 stream.has_room = true;
                 continue;
             }
@@ -355,6 +383,7 @@ impl Connection {
             let read = unsafe { libc::recv(self.fd, into.as_mut_ptr().cast(), into.len(), libc::MSG_DONTWAIT) };
             if let Ok(read) = usize::try_from(read) {
                 self.drained.set(read < into.len());
+                self.held_received.set(self.held_received.get() + read);
                 return Ok(Some(read));
             }
             let error = io::Error::last_os_error();

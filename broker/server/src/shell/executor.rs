@@ -16,11 +16,11 @@ use glommio::{LocalExecutorBuilder, Placement};
 use tidegate_model::metadata::{MetadataChange, MetadataImage, ProposalResult};
 use tidegate_plugin_host::LogLevel;
 use tidegate_records::{
-    ids::{ShardId, TopicId},
+    ids::{ShardId, TopicId, TopicPartition},
     time::{Instant, Now, Timestamp},
 };
 use tidegate_shard::{
-    ConnectionId, Effect, Effects, Input, PluginLog, Shard, ShardIdentity, ShardSettings, SnapshotDue,
+    ConnectionId, Effect, Effects, Input, PluginLog, ReadOutcome, Shard, ShardIdentity, ShardSettings, SnapshotDue,
     message::{Ask, Origin, Reply},
 };
 use tidegate_storage::Orphans;
@@ -43,6 +43,9 @@ use crate::{
     plugin_runtime,
     readers::Readers,
 };
+
+/// How often what cannot be read is said again.
+const UNREADABLE_AGAIN: Duration = Duration::from_secs(60);
 
 /// What storage may add to a batch, with room to spare.
 const FRAME_COST_BYTES: usize = 1024;
@@ -246,6 +249,7 @@ async fn run(setup: ShardSetup) {
         unsent: RefCell::default(),
         letters: RefCell::default(),
         scratch: RefCell::new(vec![0; 64 * 1024]),
+        unreadable: RefCell::default(),
         pending: Event::default(),
         tick: Event::default(),
         armed: Cell::new(None),
@@ -296,6 +300,8 @@ pub(crate) struct Core {
     /// Letters for other shards, to be sent when all inputs are taken.
     letters: RefCell<BTreeMap<ShardId, Vec<Letter>>>,
     scratch: RefCell<Vec<u8>>,
+    /// When it was last said that a partition has what cannot be read.
+    unreadable: RefCell<BTreeMap<TopicPartition, Instant>>,
     /// Something waits for a commit round.
     pending: Event,
     /// The next deadline is earlier than what [`tick_loop`] waits for.
@@ -352,6 +358,7 @@ impl Core {
         let mut effects = self.effects.take();
         loop {
             let Some(input) = self.inputs.borrow_mut().pop_front() else { break };
+            let Some(input) = self.in_its_order(input) else { continue };
             let now = self.clock.now();
             {
                 let mut shard = self.shard.borrow_mut();
@@ -394,6 +401,18 @@ impl Core {
         }
     }
 
+    /// A frame behind one that is taken in later waits with it.
+    fn in_its_order(&self, input: Input) -> Option<Input> {
+        if let Input::Frame { connection, frame } = &input
+            && let Some(connection) = self.connections.borrow().get(connection)
+            && !connection.deferred.borrow().is_empty()
+        {
+            connection.deferred.borrow_mut().push_back(frame.clone());
+            return None;
+        }
+        Some(input)
+    }
+
     fn perform(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Send { connection, chunks } => {
@@ -415,6 +434,12 @@ impl Core {
             Effect::Pause { connection, until } => {
                 if let Some(connection) = self.connections.borrow().get(&connection) {
                     connection.paused_until.set(until.max(connection.paused_until.get()));
+                }
+            }
+            Effect::Later { connection, frame, until } => {
+                if let Some(connection) = self.connections.borrow().get(&connection) {
+                    connection.paused_until.set(until.max(connection.paused_until.get()));
+                    connection.deferred.borrow_mut().push_back(frame);
                 }
             }
             Effect::MoveConnection { connection, to } => {
@@ -450,6 +475,9 @@ impl Core {
                 runtime::spawn_local(async move {
                     let outcome = core.log.read(partition, from, max_bytes, up_to, at_least_one).await;
                     core.memory.read_ended(max_bytes);
+                    if let Err(ReadOutcome::Failed(message)) = &outcome {
+                        core.say_unreadable(partition, message);
+                    }
                     // The slices share the memory that was read: cheap to keep.
                     let records = outcome.clone().unwrap_or_default();
                     core.count_read(&records);
@@ -511,6 +539,16 @@ impl Core {
         }
     }
 
+    /// Says what cannot be read of a partition: whoever wants it asks again and again, so not each time.
+    fn say_unreadable(&self, partition: TopicPartition, message: &str) {
+        let now = self.clock.now().instant;
+        let mut said = self.unreadable.borrow_mut();
+        if said.get(&partition).is_none_or(|last| now.since(*last) >= UNREADABLE_AGAIN) {
+            said.insert(partition, now);
+            tracing::error!(%partition, message, "records cannot be read; their consumers get KAFKA_STORAGE_ERROR");
+        }
+    }
+
     fn count_read(&self, records: &[Bytes]) {
         self.metrics.record_bytes_out.add(records.iter().map(|chunk| chunk.len() as u64).sum());
     }
@@ -568,6 +606,7 @@ impl Core {
                     let id = connection.id;
                     self.log.wait_for_room(frames.iter().map(|frame| frame.len() + FRAME_COST_BYTES).sum()).await;
                     self.take(frames.into_iter().map(|frame| Input::Frame { connection: id, frame }));
+                    self.take_deferred(&connection).await;
                     connection.release();
                     let waiting = self.shard.borrow().backlog(id).0;
                     if let Some(pause) = connection.gather(self.clock.now().instant, waiting) {
@@ -590,6 +629,21 @@ impl Core {
             self.open_connections.fetch_sub(1, Ordering::Relaxed);
         }
         self.take([Input::Disconnected { connection: connection.id }]);
+    }
+
+    /// Takes in what had to wait, each when its time has come.
+    async fn take_deferred(self: &Rc<Self>, connection: &Connection) {
+        loop {
+            let mut rest = connection.deferred.take();
+            let Some(frame) = rest.pop_front() else { return };
+            self.wait_for_pause(connection).await;
+            if connection.is_closing() {
+                return;
+            }
+            self.take([Input::Frame { connection: connection.id, frame }]);
+            // It may have to wait again.
+            connection.deferred.borrow_mut().append(&mut rest);
+        }
     }
 
     /// Backpressure: waits while this connection, or the shard, has too much under way.
@@ -821,6 +875,16 @@ async fn housekeeping_loop(core: Rc<Core>) {
             tracing::debug!(peer = %connection.peer, "connection closed: idle for connections.max.idle.ms");
             // A client that takes no answer for so long would hold the memory for ever.
             connection.abort();
+        }
+        if core.memory.is_waited_for() {
+            for connection in core.connections.borrow().values().filter(|connection| connection.is_stalled()) {
+                tracing::warn!(
+                    peer = %connection.peer,
+                    "connection closed: it has announced a large request and hardly sends it, while others wait for its room \
+                     (queued.max.request.bytes)"
+                );
+                connection.abort();
+            }
         }
         for problem in core.shard.borrow_mut().take_group_problems() {
             tracing::error!("{problem}");

@@ -80,6 +80,11 @@ impl Memory {
         Reservation { shared: Rc::clone(shared), bytes }
     }
 
+    /// Whether somebody waits for room.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.shared.waiting.borrow().is_empty()
+    }
+
     /// Bytes that requests have room for.
     pub(crate) fn reserved_bytes(&self) -> usize {
         self.shared.reserved.get()

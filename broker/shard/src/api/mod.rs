@@ -146,6 +146,7 @@ pub(crate) fn frame(shard: &mut Shard, now: Now, connection: ConnectionId, frame
     // ApiVersions of a version from the future still has a header that can be read as far as the correlation id.
     let header_version = api.request_header_version(version.min(range.max));
     let bytes = frame.len();
+    let whole = frame.clone();
     let mut body = frame;
     // The codec believes every count: nothing is given to it before the whole request was walked.
     if let Err(fault) = frame_shape::check_header(header_version, &body) {
@@ -173,7 +174,16 @@ pub(crate) fn frame(shard: &mut Shard, now: Now, connection: ConnectionId, frame
         return close(effects, format!("the body of {error}"));
     }
     match RequestKind::decode(api, &mut body, version) {
-        Ok(kind) => begin(shard, now, request, kind, effects),
+        Ok(kind) => {
+            if let RequestKind::Produce(produce) = &kind {
+                let wait = produce::waits(shard, now.instant, produce);
+                if !wait.is_zero() {
+                    shard.connections.give_back_slot(connection, bytes);
+                    return effects.push(Effect::Later { connection, frame: whole, until: now.instant + wait });
+                }
+            }
+            begin(shard, now, request, kind, effects)
+        }
         Err(error) => close(effects, format!("the body of {api:?} v{version} cannot be read: {error}")),
     }
 }

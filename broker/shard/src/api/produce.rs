@@ -15,7 +15,7 @@ use kafka_protocol::{
 };
 use tidegate_model::partition::producers;
 use tidegate_records::{
-    ids::{PartitionIndex, ProducerId, ShardId, TopicPartition},
+    ids::{PartitionIndex, ProducerId, ShardId, TopicId, TopicPartition},
     time::{Instant, Now},
 };
 
@@ -82,6 +82,13 @@ struct Place {
     partition: usize,
     /// What the client sent it to; parts that were routed elsewhere do not set its base offset.
     sent_to: TopicPartition,
+}
+
+/// How long a request waits before it is begun, where plugins have taken their share of the core for one of its topics.
+pub(super) fn waits(shard: &mut Shard, now: Instant, body: &ProduceRequest) -> Duration {
+    let topics = body.topic_data.iter().filter_map(|topic| Some(shard.image.topic(&topic.name.0)?.id));
+    let topics: Vec<TopicId> = topics.collect();
+    topics.into_iter().map(|topic| shard.plugins_owe(now, topic)).max().unwrap_or_default()
 }
 
 pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: ProduceRequest, effects: &mut Effects) {

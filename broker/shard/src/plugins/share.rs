@@ -2,7 +2,8 @@
 //!
 //! A call cannot be interrupted and gone on with, so its time is taken first and paid for afterwards: each topic owes what its plugins
 //! took, and all topics together are forgiven the allowed share of the time that passes, the smallest debts first. Who sends to a topic that owes
-//! more than [`FREE`] is told to wait (`throttle_time_ms`, as with Kafka's request quotas, KIP-124), and is not read from meanwhile.
+//! more than [`FREE`] is told to wait (`throttle_time_ms`, as with Kafka's request quotas, KIP-124), and is not read from meanwhile. What was
+//! received already, from it or from anybody else, waits as well: no call is made for a topic that owes.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,9 +30,21 @@ impl Shares {
             return Duration::ZERO;
         }
         self.forgive(now, percent);
-        let owed = self.owed.entry(topic).or_default();
-        *owed += took;
-        let over = owed.saturating_sub(FREE);
+        *self.owed.entry(topic).or_default() += took;
+        self.wait(topic, percent)
+    }
+
+    /// How long plugins should not be called for `topic`. The debt of one producer is that of all who send to it.
+    pub(super) fn owes(&mut self, now: Instant, topic: TopicId, percent: u32) -> Duration {
+        if !self.owed.contains_key(&topic) || percent >= 100 {
+            return Duration::ZERO;
+        }
+        self.forgive(now, percent);
+        self.wait(topic, percent)
+    }
+
+    fn wait(&self, topic: TopicId, percent: u32) -> Duration {
+        let over = self.owed.get(&topic).map_or(Duration::ZERO, |owed| owed.saturating_sub(FREE));
         if over.is_zero() {
             return Duration::ZERO;
         }
@@ -68,6 +81,18 @@ mod tests {
 
     fn topic(number: u8) -> TopicId {
         TopicId([number; 16])
+    }
+
+    #[test]
+    fn no_call_is_made_for_a_topic_that_owes_whoever_sends() {
+        let mut shares = Shares::default();
+        let mut now = Instant::default();
+        assert_eq!(shares.owes(now, topic(1), 50), Duration::ZERO);
+        assert!(!shares.charge(now, topic(1), 150 * MS, 50).is_zero());
+        assert_eq!(shares.owes(now, topic(1), 50), 200 * MS);
+        assert_eq!(shares.owes(now, topic(2), 50), Duration::ZERO, "others do not pay for it");
+        now = now + 200 * MS;
+        assert_eq!(shares.owes(now, topic(1), 50), Duration::ZERO);
     }
 
     /// Producers that send as soon as they may, each batch with a call of so long, on one core for ten seconds. What each took of it, in
