@@ -41,6 +41,32 @@ const BACKGROUND_WRITE_BYTES_MAX: usize = 1024 * 1024;
 /// One read asks for at most this much.
 const READ_BYTES_MAX: usize = 1024 * 1024;
 
+/// Kept at the top of the data directory and given up when a small file finds the disk full: deleting records and segments, which makes
+/// room, needs some first.
+const RESERVE_FILE: &str = "reserve";
+const RESERVE_BYTES: u64 = 1 << 20;
+/// It is made again only where so many times its size are free.
+const RESERVE_SHARE: u64 = 16;
+
+/// Makes the reserve of a data directory, where there is none and there is room.
+///
+/// # Errors
+/// The file could not be made; it is tried again later.
+pub(crate) fn keep_reserve(root: &Path) -> io::Result<()> {
+    let path = root.join(RESERVE_FILE);
+    if path.exists() || free_bytes(root)? < RESERVE_BYTES * RESERVE_SHARE {
+        return Ok(());
+    }
+    let file = fs::File::create(&path)?;
+    // SAFETY: allocates blocks for an open file; no pointers are passed.
+    let refused = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, RESERVE_BYTES.cast_signed()) };
+    if refused != 0 {
+        fs::remove_file(&path)?;
+        return Err(io::Error::from_raw_os_error(refused));
+    }
+    Ok(())
+}
+
 /// What is fixed for a disk at start-up.
 #[derive(Clone, Debug)]
 pub struct DiskOptions {
@@ -117,6 +143,31 @@ impl UringDisk {
                 DiskError { operation, path: path.to_path_buf(), kind, message: error.to_string() }
             }
         }
+    }
+
+    /// Whether there was a reserve, whose room is free now.
+    fn give_up_reserve(&self) -> bool {
+        let given_up = fs::remove_file(self.shared.options.root.join(RESERVE_FILE)).is_ok();
+        if given_up {
+            tracing::warn!("the disk is full: the last {} KiB are used to delete records", RESERVE_BYTES >> 10);
+        }
+        given_up
+    }
+
+    async fn replace_once(&self, path: &Path, content: &[u8]) -> Result<(), DiskError> {
+        let path = self.full_path(path);
+        let mut name = path.file_name().expect("a file has a name").to_os_string();
+        name.push(".new");
+        let temporary = path.with_file_name(name);
+        let mut options = fs::OpenOptions::new();
+        options.create(true).truncate(true);
+        let file = self.open_file(temporary.clone(), &options, Access::Buffered)?;
+        if !content.is_empty() {
+            let bytes = content.to_vec();
+            self.run(Operation::WriteBytes { file: Rc::clone(&file.0), position: 0, bytes }).await?;
+        }
+        self.sync(&file).await?;
+        self.rename_full(&temporary, &path).await
     }
 
     /// The completed operations, or the error of the first that failed.
@@ -313,19 +364,12 @@ impl Disk for UringDisk {
     }
 
     async fn replace(&self, path: &Path, content: &[u8]) -> Result<(), DiskError> {
-        let path = self.full_path(path);
-        let mut name = path.file_name().expect("a file has a name").to_os_string();
-        name.push(".new");
-        let temporary = path.with_file_name(name);
-        let mut options = fs::OpenOptions::new();
-        options.create(true).truncate(true);
-        let file = self.open_file(temporary.clone(), &options, Access::Buffered)?;
-        if !content.is_empty() {
-            let bytes = content.to_vec();
-            self.run(Operation::WriteBytes { file: Rc::clone(&file.0), position: 0, bytes }).await?;
+        match self.replace_once(path, content).await {
+            Err(error) if error.kind == DiskErrorKind::Full && self.give_up_reserve() => {
+                self.replace_once(path, content).await
+            }
+            done => done,
         }
-        self.sync(&file).await?;
-        self.rename_full(&temporary, &path).await
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {

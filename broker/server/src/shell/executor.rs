@@ -28,7 +28,7 @@ use tidegate_storage::Orphans;
 use super::{
     acceptor::OpenConnections,
     connection::{Connection, Incoming, Received},
-    disk::{DiskOptions, UringDisk},
+    disk::{DiskOptions, UringDisk, keep_reserve},
     event::Event,
     log::{Log, LogOptions, partition_specs},
     mailbox::{Letter, Mailbox, Mailboxes, NewConnection},
@@ -900,6 +900,11 @@ async fn housekeeping_loop(core: Rc<Core>) {
         core.log.gauge(&core.metrics);
         let in_flight = core.metrics.bytes_in_flight.value() + core.memory.reserved_bytes() as u64;
         core.metrics.bytes_in_flight.set(in_flight);
+        if core.shard_id() == ShardId(0)
+            && let Err(error) = keep_reserve(&core.root)
+        {
+            tracing::debug!(%error, "no room is kept for when the disk is full");
+        }
         if let Some((total, usable)) = core.disk_bytes() {
             core.shard.borrow_mut().set_disk_bytes(total, usable);
         }
