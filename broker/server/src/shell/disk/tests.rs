@@ -11,7 +11,8 @@ fn with_disk<T, F: Future<Output = T> + 'static>(one_flush: bool, test: impl FnO
     let root = directory.path().to_path_buf();
     let executor = glommio::LocalExecutorBuilder::default().make().expect("an executor");
     Pulse::start().expect("a thread").run(&executor, async move {
-        let options = DiskOptions { root: root.clone(), one_flush_for_all_files: one_flush };
+        let options =
+            DiskOptions { root: root.clone(), one_flush_for_all_files: one_flush, objects: ObjectClient::default() };
         test(UringDisk::new(options, Arc::default()).expect("rings"), root).await
     })
 }
