@@ -5,6 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use kafka_protocol::{
+    messages::{
+        ApiKey, BrokerId, ListOffsetsRequest, ListOffsetsResponse, TopicName,
+        list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
+    },
+    protocol::StrBytes,
+};
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
     admin::AdminOptions,
@@ -15,6 +22,7 @@ use tempfile::TempDir;
 use crate::{
     broker::Broker,
     librdkafka::{WAIT, admin, block_on, client, create_topic},
+    raw::Raw,
     retention::{bounds, built, contents, counts, fill, tidegate, until},
     routed::deploy,
     s3::S3,
@@ -128,6 +136,33 @@ fn consumers_read_what_was_offloaded_as_before() {
     assert!(good && said.contains(&format!("in the object store: {}", objects[0])), "{said}");
     local.broker.restart();
     assert_eq!(contents(&local.broker, "all"), keys(40));
+}
+
+/// KIP-405 and KIP-1005.
+#[test]
+fn the_first_offset_on_the_disk_and_the_last_elsewhere_can_be_asked_for() {
+    let local = Local::start();
+    create_topic(&local.broker, "plain", 1, &[]);
+    fill(&local.broker, "plain", 3);
+    tiered(&local.broker, "tiers");
+    fill_and_offload(&local.broker, "tiers", 20, 7);
+    let mut raw = Raw::new(local.broker.connect());
+    let mut ask = |topic: &'static str, what: i64| {
+        let partition = ListOffsetsPartition::default().with_timestamp(what).with_current_leader_epoch(-1);
+        let topic = ListOffsetsTopic::default().with_name(TopicName(StrBytes::from_static_str(topic)));
+        let topics = vec![topic.with_partitions(vec![partition])];
+        let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics);
+        let response: ListOffsetsResponse = raw.call(ApiKey::ListOffsets, 9, &request);
+        let answer = &response.topics[0].partitions[0];
+        assert_eq!(answer.error_code, 0);
+        (answer.offset, answer.leader_epoch)
+    };
+    let (first_local, _) = ask("tiers", -4);
+    assert!((14..20).contains(&first_local), "{first_local}");
+    assert_eq!(ask("tiers", -5), (first_local - 1, 0));
+    assert_eq!(ask("tiers", -2), (0, 0));
+    assert_eq!(ask("plain", -4), (0, 0));
+    assert_eq!(ask("plain", -5), (-1, -1));
 }
 
 #[test]
