@@ -14,6 +14,7 @@ use tidegate_records::{
 };
 use tidegate_server::{
     metrics::ShardMetrics,
+    objects::ObjectClient,
     shell::{
         disk::{DiskOptions, UringDisk},
         runtime::Runtime,
@@ -44,7 +45,7 @@ pub(crate) fn rounds(criterion: &mut Criterion) {
 }
 
 async fn commit(root: std::path::PathBuf, rounds: u64, batches: usize) -> Duration {
-    let options = DiskOptions { root, one_flush_for_all_files: true };
+    let options = DiskOptions { root, one_flush_for_all_files: true, objects: ObjectClient::default() };
     let disk = UringDisk::new(options, Arc::new(ShardMetrics::default()));
     let topic = TopicId([7; 16]);
     let partitions: Vec<_> = (0..PARTITIONS).map(|index| TopicPartition::new(topic, PartitionIndex(index))).collect();

@@ -97,7 +97,13 @@ pub(crate) fn sandbox(criterion: &mut Criterion) {
 pub(crate) fn policies(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("100 segments");
     let (engine, limits) = (Engine::new(&EngineConfig::default()).expect("an engine"), Limits::default());
-    for name in ["retention-until-consumed", "retention-business-hours", "retention-tenant", "retention-erase-keys"] {
+    for name in [
+        "retention-until-consumed",
+        "retention-business-hours",
+        "retention-tenant",
+        "retention-erase-keys",
+        "retention-offload",
+    ] {
         policy(&mut group, &engine, &limits, name);
     }
     group.finish();

@@ -139,6 +139,13 @@ pub fn may_rewrite(now: Timestamp, config: &TopicConfig, high_watermark: Offset,
     segment.sealed && segment.next_offset <= high_watermark && age(now, segment) >= config.retention_floor_ms
 }
 
+/// Whether a plugin may have a segment sent to the object store: sealed and committed, and not of a topic that is compacted, whose
+/// rounds would fetch it back again and again. (Kafka has no tiered storage for such topics either: KIP-405.)
+#[must_use]
+pub fn may_offload(config: &TopicConfig, high_watermark: Offset, segment: &Segment) -> bool {
+    segment.sealed && segment.next_offset <= high_watermark && !config.cleanup_policy.compact
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -257,6 +264,17 @@ mod tests {
         assert_eq!(allowed(&[("tidegate.retention.floor.bytes", "300")], 0, 40, i64::MAX), Some(10));
         assert_eq!(allowed(&[("tidegate.retention.floor.bytes", "301")], 0, 40, i64::MAX), None);
         assert_eq!(allowed(&[("tidegate.retention.floor.bytes", "100")], 0, 40, i64::MAX), Some(30));
+    }
+
+    #[test]
+    fn only_sealed_committed_segments_of_topics_that_are_not_compacted_are_offloaded() {
+        let may = |pairs: &[(&str, &str)], high_watermark, index: usize| {
+            may_offload(&config(pairs), Offset(high_watermark), &segments(&[5_000, 3_000, 2_000, 0])[index])
+        };
+        assert!(may(&[], 40, 2));
+        assert!(!may(&[], 40, 3), "the active one");
+        assert!(!may(&[], 25, 2), "not committed");
+        assert!(!may(&[("cleanup.policy", "compact,delete")], 40, 2));
     }
 
     #[test]

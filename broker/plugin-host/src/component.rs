@@ -20,7 +20,7 @@ pub enum World {
     Partitioner,
     /// Whether a batch is taken, and when it counts as acknowledged.
     Ack,
-    /// How long records are kept; also what is called an `eraser` in the interface.
+    /// How long records are kept; also what is called an `eraser`, `offloader` or `archivist` in the interface.
     Retention,
 }
 

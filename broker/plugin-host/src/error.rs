@@ -124,6 +124,10 @@ pub enum WrongAnswer {
     Segment { partition: u32, segment: u32, segments: usize },
     #[error("a segment is to be rewritten, and the plugin exports no `filtering`")]
     NoFilter,
+    #[error("{found} choices of segments to offload for {wanted} partitions")]
+    Offloads { found: usize, wanted: usize },
+    #[error("segment {segment} of partition {partition} is to be offloaded, of {segments}")]
+    Offload { partition: u32, segment: u32, segments: usize },
     #[error("{found} words of kept records for {count} records, not {wanted}")]
     Kept { found: usize, count: u32, wanted: usize },
 }

@@ -31,7 +31,7 @@ pub use component::{Component, World};
 pub use engine::{Engine, EngineConfig, Metering};
 pub use error::{CallError, OpenError, Trap, TrapKind, WrongAnswer};
 pub use partitioner::{Partitioner, Placement};
-pub use retention::{Filter, Retention};
+pub use retention::{Filter, Offloader, Retention};
 pub use router::{Answer, Destinations, Router, Routes};
 pub use sandbox::{Limits, LogLevel, LogLine};
 

@@ -1,11 +1,12 @@
-//! A retention policy that was opened: asked how long the records of a topic are kept, and, with a filter, which of a segment are.
+//! A retention policy that was opened: asked how long the records of a topic are kept, with a filter, which of a segment are, and, where it
+//! offloads, which segments go to the object store.
 
 use tidegate_records::columns::Columns;
 
 use crate::{
     CallError, Compiled, Context, Limits, Needs, OpenError, TopicInfo, World, WrongAnswer,
     sandbox::{Log, Series, Store},
-    since_0_1::{Call, FilterExports, RetentionExports},
+    since_0_1::{Call, FilterExports, OffloadExports, RetentionExports},
 };
 
 /// A sealed segment.
@@ -57,11 +58,24 @@ pub struct Retained {
     pub again_in_ms: u64,
 }
 
+/// What a policy that offloads sees of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OffloadLog {
+    pub partition: u32,
+    pub start_offset: i64,
+    pub high_watermark: i64,
+    /// Sealed ones, oldest first, and whether each is in the object store already.
+    pub segments: Vec<(Segment, bool)>,
+    /// Of the active segment.
+    pub active_bytes: u64,
+}
+
 /// One instance of a retention policy, with its configuration.
 pub struct Retention {
     store: Store,
     exports: RetentionExports,
     filters: bool,
+    offloads: bool,
 }
 
 impl Retention {
@@ -73,13 +87,20 @@ impl Retention {
         let pre = compiled.pre(World::Retention)?;
         let mut store = Store::new(compiled, limits)?;
         let (exports, _) = RetentionExports::open(&mut store, pre, config)?;
-        Ok(Self { store, exports, filters: FilterExports::are_in(pre) })
+        let (filters, offloads) = (FilterExports::are_in(pre), OffloadExports::are_in(pre));
+        Ok(Self { store, exports, filters, offloads })
     }
 
     /// Whether its component has a [`Filter`].
     #[must_use]
     pub fn filters(&self) -> bool {
         self.filters
+    }
+
+    /// Whether its component says which segments are offloaded ([`Offloader`]).
+    #[must_use]
+    pub fn offloads(&self) -> bool {
+        self.offloads
     }
 
     /// Asks what becomes of partitions of a topic. `now`: milliseconds since 1970.
@@ -215,5 +236,65 @@ impl Filter {
 impl std::fmt::Debug for Filter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Filter").field("store", &self.store).field("needs", &self.needs).finish_non_exhaustive()
+    }
+}
+
+/// One instance of a policy that says which segments go to the object store.
+pub struct Offloader {
+    store: Store,
+    exports: OffloadExports,
+}
+
+impl Offloader {
+    /// Opens an instance, as [`Retention::open`]: of the same component, with the same configuration.
+    ///
+    /// # Errors
+    /// As [`Retention::open`]; [`OpenError::Unusable`] where the component does not offload.
+    pub fn open(compiled: &Compiled, config: &str, limits: &Limits) -> Result<Self, OpenError> {
+        let pre = compiled.pre(World::Retention)?;
+        let mut store = Store::new(compiled, limits)?;
+        let exports = OffloadExports::open(&mut store, pre, config)?;
+        Ok(Self { store, exports })
+    }
+
+    /// Asks which segments go: for each partition, in order, their indexes. `now`: milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`CallError`]; after [`CallError::Trap`] the instance is dead.
+    pub fn offload(
+        &mut self,
+        topic: &TopicInfo<'_>,
+        logs: &[OffloadLog],
+        now: i64,
+    ) -> Result<Vec<Vec<u32>>, CallError> {
+        let chosen = self.exports.offload(&mut self.store, topic, logs, now)?;
+        if chosen.len() != logs.len() {
+            return Err(WrongAnswer::Offloads { found: chosen.len(), wanted: logs.len() }.into());
+        }
+        for (chosen, log) in chosen.iter().zip(logs) {
+            let segments = log.segments.len();
+            if let Some(segment) = chosen.iter().find(|segment| **segment as usize >= segments) {
+                let (partition, segment) = (log.partition, *segment);
+                return Err(WrongAnswer::Offload { partition, segment, segments }.into());
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// Bytes of memory that it has.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.store.memory_bytes()
+    }
+
+    /// What it logged since this was last called.
+    pub fn take_log(&mut self) -> Log {
+        self.store.take_log()
+    }
+}
+
+impl std::fmt::Debug for Offloader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Offloader").field("store", &self.store).finish_non_exhaustive()
     }
 }

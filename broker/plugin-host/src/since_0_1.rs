@@ -1,4 +1,4 @@
-//! The interface `tidegate:plugin@0.1`: what `wit/since-0.1.1` says, between the generated bindings and this crate's own types.
+//! The interface `tidegate:plugin@0.1`: what `wit/since-0.1.2` says, between the generated bindings and this crate's own types.
 //!
 //! A patch of the interface only adds to it, so the newest serves plugins of all. An interface that is not compatible is another file like
 //! this one; several are served at a time, each in its own names.
@@ -10,14 +10,14 @@ use crate::{
     Answer, CallError, Context, Description, Destinations, LogLevel, Needs, OpenError, Placement, Rejection, Routes,
     TopicInfo, World,
     ack::{Acks, Arrival, Copies, Decision, Decisions, Refusal, RefusalReason},
-    retention::{PartitionLog, Retained, Verdict},
+    retention::{OffloadLog, PartitionLog, Retained, Verdict},
     sandbox::{Pre, Sandbox, SeriesValue, Store},
 };
 
 #[allow(warnings, clippy::all, clippy::restriction, reason = "generated code")]
 mod router_world {
     wasmtime::component::bindgen!({
-        path: "../../wit/since-0.1.1",
+        path: "../../wit/since-0.1.2",
         world: "router",
         ownership: Borrowing { duplicate_if_necessary: true },
     });
@@ -26,7 +26,7 @@ mod router_world {
 #[allow(warnings, clippy::all, clippy::restriction, reason = "generated code")]
 mod partitioner_world {
     wasmtime::component::bindgen!({
-        path: "../../wit/since-0.1.1",
+        path: "../../wit/since-0.1.2",
         world: "partitioner",
         ownership: Borrowing { duplicate_if_necessary: true },
         with: {
@@ -40,7 +40,7 @@ mod partitioner_world {
 #[allow(warnings, clippy::all, clippy::restriction, reason = "generated code")]
 mod ack_world {
     wasmtime::component::bindgen!({
-        path: "../../wit/since-0.1.1",
+        path: "../../wit/since-0.1.2",
         world: "ack",
         ownership: Borrowing { duplicate_if_necessary: true },
         with: {
@@ -54,7 +54,7 @@ mod ack_world {
 #[allow(warnings, clippy::all, clippy::restriction, reason = "generated code")]
 mod retention_world {
     wasmtime::component::bindgen!({
-        path: "../../wit/since-0.1.1",
+        path: "../../wit/since-0.1.2",
         world: "retention",
         ownership: Borrowing { duplicate_if_necessary: true },
         with: {
@@ -69,11 +69,29 @@ mod retention_world {
 #[allow(warnings, clippy::all, clippy::restriction, reason = "generated code")]
 mod filtering_world {
     wasmtime::component::bindgen!({
-        path: "../../wit/since-0.1.1",
+        path: "../../wit/since-0.1.2",
         inline: "
             package tidegate:host;
             world filtering {
-                export tidegate:plugin/filtering@0.1.1;
+                export tidegate:plugin/filtering@0.1.2;
+            }
+        ",
+        ownership: Borrowing { duplicate_if_necessary: true },
+        with: {
+            "tidegate:plugin/types": super::router_world::tidegate::plugin::types,
+        },
+    });
+}
+
+/// Only what an `offloader` has beside a `retention`.
+#[allow(warnings, clippy::all, clippy::restriction, reason = "generated code")]
+mod offloading_world {
+    wasmtime::component::bindgen!({
+        path: "../../wit/since-0.1.2",
+        inline: "
+            package tidegate:host;
+            world offloading {
+                export tidegate:plugin/offloading@0.1.2;
             }
         ",
         ownership: Borrowing { duplicate_if_necessary: true },
@@ -84,6 +102,7 @@ mod filtering_world {
 }
 
 use ack_world::exports::tidegate::plugin::{acknowledging, lifecycle as ack_lifecycle};
+use offloading_world::exports::tidegate::plugin::offloading;
 use partitioner_world::exports::tidegate::plugin::{lifecycle as partitioner_lifecycle, partitioning};
 use retention_world::exports::tidegate::plugin::{lifecycle as retention_lifecycle, retaining};
 use router_world::{
@@ -368,6 +387,63 @@ impl FilterExports {
         let filter = self.0.tidegate_plugin_filtering();
         let kept = filter.call_keep(&mut store.inner, call.topic.clone(), partition, call.batch(), offsets, now);
         kept.map_err(|error| store.trapped(&error))?.map_err(failure)
+    }
+}
+
+/// What an `offloader` says of segments, in an instance of its own.
+pub(crate) struct OffloadExports(offloading_world::Offloading);
+
+impl OffloadExports {
+    /// Whether a component offloads.
+    pub(crate) fn are_in(pre: &Pre) -> bool {
+        offloading_world::OffloadingPre::new(pre.clone()).is_ok()
+    }
+
+    pub(crate) fn open(store: &mut Store, pre: &Pre, config: &str) -> Result<Self, OpenError> {
+        store.begin_open()?;
+        let instance = pre.instantiate(&mut store.inner).map_err(|error| store.not_instantiated(&error))?;
+        let whole = retention_world::Retention::new(&mut store.inner, &instance)
+            .map_err(|error| store.not_instantiated(&error))?;
+        let exports = offloading_world::Offloading::new(&mut store.inner, &instance)
+            .map_err(|error| store.not_instantiated(&error))?;
+        let opened = whole.tidegate_plugin_lifecycle().call_open(&mut store.inner, config);
+        opened.map_err(|error| store.trapped(&error))?.map_err(refused)?;
+        Ok(Self(exports))
+    }
+
+    pub(crate) fn offload(
+        &self,
+        store: &mut Store,
+        topic: &TopicInfo<'_>,
+        logs: &[OffloadLog],
+        now: i64,
+    ) -> Result<Vec<Vec<u32>>, CallError> {
+        store.begin_call()?;
+        let segments = |log: &OffloadLog| -> Vec<offloading::Segment> {
+            let lowered = log.segments.iter().map(|(segment, offloaded)| offloading::Segment {
+                base_offset: segment.base_offset,
+                next_offset: segment.next_offset,
+                max_timestamp: segment.max_timestamp,
+                bytes: segment.bytes,
+                offloaded: *offloaded,
+            });
+            lowered.collect()
+        };
+        let segments: Vec<Vec<offloading::Segment>> = logs.iter().map(segments).collect();
+        let logs: Vec<offloading::PartitionLog<'_>> = logs
+            .iter()
+            .zip(&segments)
+            .map(|(log, segments)| offloading::PartitionLog {
+                partition: log.partition,
+                start_offset: log.start_offset,
+                high_watermark: log.high_watermark,
+                segments,
+                active_bytes: log.active_bytes,
+            })
+            .collect();
+        let topic = types::Topic { name: topic.name, partitions: topic.partitions };
+        let answered = self.0.tidegate_plugin_offloading().call_offload(&mut store.inner, topic, &logs, now);
+        answered.map_err(|error| store.trapped(&error))?.map_err(failure)
     }
 }
 

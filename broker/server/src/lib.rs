@@ -5,6 +5,7 @@ pub mod control;
 pub mod data_directory;
 pub mod logging;
 pub mod metrics;
+pub mod objects;
 pub mod observed;
 pub mod plugin_log;
 pub mod plugin_runtime;

@@ -164,6 +164,14 @@ pub struct ShardMetrics {
     pub disk_read_bytes: Counter,
     pub disk_write_bytes: Counter,
     pub disk_errors: Counter,
+    /// What went to the object store and came from it, how long a read took, and calls that failed.
+    pub object_write_bytes: Counter,
+    pub object_read_bytes: Counter,
+    pub object_read_latency: Histogram,
+    pub object_errors: Counter,
+    /// Segments sent there, and objects removed, since the start.
+    pub segments_offloaded: Counter,
+    pub objects_removed: Counter,
     pub journal_bytes_used: Gauge,
     pub tail_cache_bytes: Gauge,
     pub tail_cache_hits: Counter,
@@ -195,6 +203,12 @@ impl Default for ShardMetrics {
             disk_read_bytes: Counter::default(),
             disk_write_bytes: Counter::default(),
             disk_errors: Counter::default(),
+            object_write_bytes: Counter::default(),
+            object_read_bytes: Counter::default(),
+            object_read_latency: Histogram::default(),
+            object_errors: Counter::default(),
+            segments_offloaded: Counter::default(),
+            objects_removed: Counter::default(),
             journal_bytes_used: Gauge::default(),
             tail_cache_bytes: Gauge::default(),
             tail_cache_hits: Counter::default(),
@@ -248,8 +262,12 @@ pub struct PartitionReport {
     pub log_start_offset: i64,
     pub high_watermark: i64,
     pub log_end_offset: i64,
+    /// On the disk.
     pub size_bytes: u64,
     pub segments: u64,
+    /// Bytes and segments of it that are in the object store.
+    pub offloaded_bytes: u64,
+    pub offloaded_segments: u64,
 }
 
 /// One consumer group, as its coordinator knows it.

@@ -24,6 +24,8 @@ pub struct WasmHost {
     engine: Engine,
     /// What an instance may use, here where a configuration is tried as on the shards.
     limits: Limits,
+    /// Whether there is somewhere to offload segments to.
+    has_object_store: bool,
 }
 
 /// The limits of `plugin.memory.max.bytes`, `plugin.output.max.bytes` and `plugin.deadline.ms`.
@@ -43,7 +45,7 @@ impl WasmHost {
     ///
     /// # Errors
     /// The machine cannot run compiled Wasm, or no thread could be made; the text says which.
-    pub fn start(limits: Limits) -> Result<Self, String> {
+    pub fn start(limits: Limits, has_object_store: bool) -> Result<Self, String> {
         let config = EngineConfig::default();
         let memory_bytes_max = config.memory_bytes_max.max(limits.memory_bytes_max);
         let engine = Engine::new(&EngineConfig { memory_bytes_max, ..config }).map_err(|error| error.to_string())?;
@@ -57,13 +59,14 @@ impl WasmHost {
             .name("plugin-clock".into())
             .spawn(move || ticking.tick_forever(TICK, IDLE))
             .map_err(|error| error.to_string())?;
-        Ok(Self { engine, limits })
+        Ok(Self { engine, limits, has_object_store })
     }
 }
 
 struct Loaded {
     code: Compiled,
     limits: Limits,
+    has_object_store: bool,
 }
 
 impl PluginHost for WasmHost {
@@ -75,7 +78,7 @@ impl PluginHost for WasmHost {
         let component = component::inspect(&Bytes::copy_from_slice(bytes), COMPONENT_BYTES_MAX)
             .map_err(|error| error.to_string())?;
         let compiled = compile::compile(&self.engine, &component).map_err(|error| error.to_string())?;
-        Ok(Arc::new(Loaded { code: compiled, limits: self.limits.clone() }))
+        Ok(Arc::new(Loaded { code: compiled, limits: self.limits.clone(), has_object_store: self.has_object_store }))
     }
 
     fn load(&self, image: &[u8]) -> Result<Arc<dyn CompiledPlugin>, String> {
@@ -84,7 +87,7 @@ impl PluginHost for WasmHost {
         #[allow(unsafe_code, reason = "machine code can only be trusted; it is this broker's own")]
         let compiled = unsafe { compile::from_cache(&self.engine, component, kept) };
         let code = compiled.map_err(|error| error.to_string())?;
-        Ok(Arc::new(Loaded { code, limits: self.limits.clone() }))
+        Ok(Arc::new(Loaded { code, limits: self.limits.clone(), has_object_store: self.has_object_store }))
     }
 }
 
@@ -115,7 +118,14 @@ impl CompiledPlugin for Loaded {
         let opened = match self.code.world() {
             World::Router => Router::open(&self.code, config, &limits).map(drop),
             World::Partitioner => Partitioner::open(&self.code, config, &limits).map(drop),
-            World::Retention => Retention::open(&self.code, config, &limits).map(drop),
+            World::Retention => match Retention::open(&self.code, config, &limits) {
+                Ok(policy) if policy.offloads() && !self.has_object_store => {
+                    return Err("it offloads segments, and this broker has no object store to send them to: set object.store.url in its \
+                                configuration, and restart it"
+                        .to_owned());
+                }
+                opened => opened.map(drop),
+            },
             World::Ack => match AckHook::open(&self.code, config, &limits) {
                 Ok(hook) => return hook.strongest().map_or(Ok(()), |copies| attainable(copies, brokers)),
                 Err(error) => Err(error),

@@ -26,7 +26,7 @@ use tidegate_model::{
 };
 use tidegate_plugin_host::Limits;
 use tidegate_records::ids::{BrokerId, ShardId};
-use tidegate_shard::{ShardIdentity, ShardSettings, ShownSetting};
+use tidegate_shard::{ShardIdentity, ShardSettings, ShownSetting, ownership};
 use tidegate_storage::StoreOptions;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -142,7 +142,11 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
             upload_bytes_max: config.plugin_upload_bytes_max,
         },
         page,
-        plugin_host: Arc::new(WasmHost::start(plugin_limits(config)).map_err(|reason| ServeError::Plugins { reason })?),
+        plugin_host: Arc::new(
+            WasmHost::start(plugin_limits(config), config.object_store().is_some())
+                .map_err(|reason| ServeError::Plugins { reason })?,
+        ),
+        object_store: config.object_store(),
         fatal: {
             let fatal = fatal.clone();
             // The receiver lives as long as the process.
@@ -254,8 +258,11 @@ fn start_shards(
     let settings = Arc::new(shard_settings(config, directory));
     let log = log_options(config, shards, log_files_max);
     let clock = Clock::start();
-    let disk =
-        DiskOptions { root: directory.path().to_path_buf(), one_flush_for_all_files: report.one_flush_for_all_files };
+    let disk = DiskOptions {
+        root: directory.path().to_path_buf(),
+        one_flush_for_all_files: report.one_flush_for_all_files,
+        objects: control.objects.clone(),
+    };
     let deleted = control.deleted_topics.clone();
     let prepared = executor::prepare(&control.image, deleted, &disk, &log, shards, &metrics[0])
         .map_err(|reason| ServeError::Shard { shard: 0, reason })?;
@@ -279,6 +286,10 @@ fn start_shards(
              moved away on purpose, stop the broker and restore the directory from a copy"
         );
     }
+    let doomed_of = |shard| {
+        let doomed = prepared.orphans.doomed.iter().copied();
+        doomed.filter(|partition| ownership::owner(*partition, shards) == shard).collect()
+    };
     let handle = control.handle.clone();
     let reports = control.handle.clone();
     let report_to: Report = Arc::new(move |found| reports.report(found));
@@ -296,6 +307,7 @@ fn start_shards(
             mailbox,
             disk: disk.clone(),
             log: log.clone(),
+            doomed: doomed_of(ShardId(shard)),
             limits: connection_limits(config, shards),
             clock,
             metrics,

@@ -167,7 +167,9 @@ pub enum OffsetQuery {
     MaxTimestamp,
     /// Of the first record whose timestamp is at least this.
     AtOrAfter(Timestamp),
-    /// A tiered-storage query, which has an answer only where there is such a tier (KIP-405): none here.
+    /// The first that is on the disk, and not in the object store (KIP-405).
+    EarliestLocal,
+    /// The last that is in the object store (KIP-1005).
     LatestTiered,
 }
 

@@ -570,7 +570,8 @@ impl Owned {
                 let epoch = model.epoch_at(start).unwrap_or(model.leader_epoch());
                 Known::Answer(start, Timestamp::NONE, epoch)
             }
-            OffsetQuery::LatestTiered => Known::Answer(Offset::UNKNOWN, Timestamp::NONE, LeaderEpoch(-1)),
+            OffsetQuery::EarliestLocal => Known::Lookup(Lookup::EarliestLocal, end),
+            OffsetQuery::LatestTiered => Known::Lookup(Lookup::LatestTiered, end),
             OffsetQuery::MaxTimestamp => Known::Lookup(Lookup::MaxTimestamp, end),
             OffsetQuery::AtOrAfter(timestamp) => Known::Lookup(Lookup::AtOrAfter(timestamp), end),
         })
@@ -813,6 +814,17 @@ impl Owned {
             }
         }
         snapshots
+    }
+
+    /// A snapshot of the producers of one partition, due or not; none while it has uncommitted batches.
+    pub(crate) fn producer_snapshot(&mut self, partition: TopicPartition) -> Option<(Offset, Bytes)> {
+        let replica = self.replicas.get_mut(&partition).filter(|replica| replica.offline.is_none())?;
+        if replica.model.durable_end_offset() != replica.model.log_end_offset() {
+            return None;
+        }
+        replica.unsaved_producer_batches = 0;
+        replica.unsaved_bytes = 0;
+        Some((replica.model.log_end_offset(), Bytes::from(replica.model.producers().encode())))
     }
 }
 

@@ -201,6 +201,10 @@ pub enum Lookup {
     AtOrAfter(Timestamp),
     /// The record with the largest timestamp.
     MaxTimestamp,
+    /// The first offset that the disk has (KIP-405).
+    EarliestLocal,
+    /// The last offset that the object store has (KIP-1005); none where nothing is offloaded.
+    LatestTiered,
 }
 
 /// A batch for the log; storage stamps base offset and leader epoch as it copies it.
@@ -487,6 +491,11 @@ impl Shard {
     /// Snapshots of the producers of partitions to which enough came since the last one.
     pub fn producer_snapshots(&mut self, due: SnapshotDue) -> Vec<(TopicPartition, Offset, Bytes)> {
         self.owned.producer_snapshots(due)
+    }
+
+    /// A snapshot of the producers of one partition as it is now; none while it has batches that are not durable.
+    pub fn producer_snapshot(&mut self, partition: TopicPartition) -> Option<(Offset, Bytes)> {
+        self.owned.producer_snapshot(partition)
     }
 
     /// Forgets producers that have been idle for `producer.id.expiration.ms`.

@@ -1,5 +1,6 @@
 //! A disk that does the worst that a disk may do: it forgets what was not synced, tears writes at sectors, lets the writes of a
-//! commit take effect in any order, stops in the middle of any operation, runs full, and fails.
+//! commit take effect in any order, stops in the middle of any operation, runs full, and fails. And the object store beside it, which keeps
+//! what it has, but says so late, or never, or does it when nobody expects it any more.
 
 use std::{
     cell::RefCell,
@@ -12,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use tidegate_storage::{
     disk::{Access, BLOCK_BYTES, Disk, DiskError, DiskErrorKind, Flush, Write},
+    objects::{ObjectError, ObjectErrorKind, Objects},
     read_only::block_on,
 };
 
@@ -60,6 +62,12 @@ struct World {
     calm: bool,
     /// Somebody looks on: nothing is counted, nothing fails, nothing waits.
     looked_at: bool,
+    /// What the object store has.
+    objects: BTreeMap<String, Vec<u8>>,
+    /// What it will have, or not have any more, some time after the machine was started again: calls that were given up.
+    late: Vec<(String, Option<Vec<u8>>)>,
+    /// One call in so many fails; 0: none.
+    object_fault_one_in: u64,
 }
 
 #[derive(Default)]
@@ -180,6 +188,137 @@ impl World {
     }
 }
 
+/// An object on its way.
+#[derive(Debug)]
+pub struct SimulatedUpload {
+    key: String,
+    length: u64,
+    content: Vec<u8>,
+}
+
+impl World {
+    fn put_object(&mut self, key: String, content: Option<Vec<u8>>) {
+        match content {
+            Some(content) => self.objects.insert(key, content),
+            None => self.objects.remove(&key),
+        };
+    }
+}
+
+fn object_error(operation: &'static str, key: &str, kind: ObjectErrorKind) -> ObjectError {
+    ObjectError { operation, key: key.to_owned(), kind, message: format!("simulated: {kind:?}") }
+}
+
+impl SimulatedDisk {
+    /// Waits as something far away does. Whether the machine stops meanwhile, and whether the call fails.
+    async fn call(&self, operation: &'static str, key: &str) -> Result<(bool, bool), ObjectError> {
+        let turns = {
+            let world = &mut *self.world.borrow_mut();
+            if world.calm { 0 } else { world.random.below(12) }
+        };
+        for _ in 0..turns {
+            yield_now().await;
+        }
+        // It is a network's business, not the disk's: only a stop of the machine concerns it.
+        let stop = match self.begin(operation, Path::new(key), false).await {
+            Ok(stop) => stop,
+            Err(error) => unreachable!("{error}: it writes nothing on the disk"),
+        };
+        let world = &mut *self.world.borrow_mut();
+        let fails = world.object_fault_one_in > 0 && world.random.one_in(world.object_fault_one_in);
+        world.trace.note(format_args!("  fails {fails}"));
+        Ok((stop.is_some(), fails))
+    }
+
+    /// Something that becomes true at once, later or never when it fails or the machine stops.
+    async fn change_object(
+        &self,
+        operation: &'static str,
+        key: &str,
+        content: Option<Vec<u8>>,
+    ) -> Result<(), ObjectError> {
+        let (stops, fails) = self.call(operation, key).await?;
+        {
+            let world = &mut *self.world.borrow_mut();
+            let key = key.to_owned();
+            match if stops || fails { world.random.below(3) } else { 0 } {
+                0 => world.put_object(key, content),
+                1 => world.late.push((key, content)),
+                _ => {}
+            }
+        }
+        if stops {
+            return pending().await;
+        }
+        if fails { Err(object_error(operation, key, ObjectErrorKind::Unavailable)) } else { Ok(()) }
+    }
+
+    /// Something that changes nothing.
+    async fn ask_objects<T>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        answer: impl FnOnce(&World) -> Result<T, ObjectError>,
+    ) -> Result<T, ObjectError> {
+        let (stops, fails) = self.call(operation, key).await?;
+        if stops {
+            return pending().await;
+        }
+        if fails {
+            return Err(object_error(operation, key, ObjectErrorKind::Unavailable));
+        }
+        answer(&self.world.borrow())
+    }
+}
+
+impl Objects for SimulatedDisk {
+    type Upload = SimulatedUpload;
+
+    async fn begin_object(&self, key: &str, length: u64) -> Result<SimulatedUpload, ObjectError> {
+        let upload = SimulatedUpload { key: key.to_owned(), length, content: Vec::new() };
+        self.ask_objects("begin", key, |world| {
+            assert!(!world.objects.contains_key(key), "{key} was used before");
+            Ok(upload)
+        })
+        .await
+    }
+
+    async fn add_to_object(&self, upload: &mut SimulatedUpload, bytes: Bytes) -> Result<(), ObjectError> {
+        self.ask_objects("add", &upload.key, |_| Ok(())).await?;
+        upload.content.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    async fn finish_object(&self, upload: SimulatedUpload) -> Result<(), ObjectError> {
+        let SimulatedUpload { key, length, content } = upload;
+        assert_eq!(content.len() as u64, length, "an object is as long as was said");
+        self.change_object("finish", &key, Some(content)).await
+    }
+
+    async fn read_object(&self, key: &str, position: u64, length: usize) -> Result<Bytes, ObjectError> {
+        self.ask_objects("get", key, |world| {
+            let content = world.objects.get(key);
+            let content = content.ok_or_else(|| object_error("get", key, ObjectErrorKind::NotFound))?;
+            let start = usize::try_from(position).unwrap_or(usize::MAX).min(content.len());
+            let end = start.saturating_add(length).min(content.len());
+            Ok(Bytes::copy_from_slice(&content[start..end]))
+        })
+        .await
+    }
+
+    async fn remove_object(&self, key: &str) -> Result<(), ObjectError> {
+        self.change_object("remove object", key, None).await
+    }
+
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<String>, ObjectError> {
+        self.ask_objects("list objects", prefix, |world| {
+            let below = |key: &&String| key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
+            Ok(world.objects.keys().filter(below).cloned().collect())
+        })
+        .await
+    }
+}
+
 fn error(operation: &'static str, path: &Path, kind: DiskErrorKind) -> DiskError {
     DiskError { operation, path: path.to_owned(), kind, message: format!("simulated: {kind:?}") }
 }
@@ -202,6 +341,9 @@ impl SimulatedDisk {
             bytes_max,
             calm: false,
             looked_at: false,
+            objects: BTreeMap::new(),
+            late: Vec::new(),
+            object_fault_one_in: 0,
         };
         Self { world: Rc::new(RefCell::new(world)) }
     }
@@ -258,9 +400,37 @@ impl SimulatedDisk {
         self.world.borrow().bytes_read
     }
 
+    /// From now on one call of the object store in so many fails; 0: none does.
+    pub fn set_object_faults(&self, one_in: u64) {
+        self.world.borrow_mut().object_fault_one_in = one_in;
+    }
+
+    /// The keys of all objects.
+    #[must_use]
+    pub fn objects(&self) -> Vec<String> {
+        self.world.borrow().objects.keys().cloned().collect()
+    }
+
+    /// Takes an object away, as if somebody had deleted it. `false` if there is none.
+    pub fn take_object_away(&self, key: &str) -> bool {
+        self.world.borrow_mut().objects.remove(key).is_some()
+    }
+
+    /// Damages a byte of an object. `false` if there is no such byte.
+    pub fn damage_object(&self, key: &str, position: usize) -> bool {
+        let mut world = self.world.borrow_mut();
+        let byte = world.objects.get_mut(key).and_then(|content| content.get_mut(position));
+        byte.map(|byte| *byte ^= 0x5a).is_some()
+    }
+
     /// Starts the machine again.
     pub fn restart(&self, stop: Stop) {
         let world = &mut *self.world.borrow_mut();
+        for (key, content) in std::mem::take(&mut world.late) {
+            if world.random.one_in(2) {
+                world.put_object(key, content);
+            }
+        }
         world.stopped = false;
         world.failed = false;
         world.bytes_max = u64::MAX;

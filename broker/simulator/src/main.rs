@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         None => arguments.from..arguments.from + arguments.seeds,
     };
     let mut failures = 0_u64;
-    let (mut crashes, mut batches, mut direct_batches, mut operations) = (0, 0, 0, 0);
+    let (mut crashes, mut batches, mut direct_batches, mut offloaded, mut operations) = (0, 0, 0, 0, 0);
     let total = seeds.end - seeds.start;
     for seed in seeds {
         let trace = if arguments.trace { Trace::keeping() } else { Trace::default() };
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
                 crashes += summary.crashes;
                 batches += summary.batches;
                 direct_batches += summary.direct_batches;
+                offloaded += summary.offloaded;
                 operations += summary.operations;
             }
             Err(failure) => {
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
         }
     }
     println!(
-        "{total} seeds, {batches} batches, {direct_batches} of them direct, {operations} disk operations, {crashes} crashes, {failures} failures"
+        "{total} seeds, {batches} batches, {direct_batches} of them direct, {offloaded} segments offloaded, {operations} disk operations, {crashes} crashes, {failures} failures"
     );
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -13,6 +13,7 @@ use tidegate_storage::{
     StoreOptions, Wanted,
     disk::{DiskErrorKind, Flush},
     migrate,
+    objects::ObjectErrorKind,
     verify::{Seen, verify},
 };
 
@@ -50,6 +51,8 @@ pub struct Summary {
     pub batches: u64,
     /// Those that went straight into a segment.
     pub direct_batches: u64,
+    /// Segments that were sent to the object store.
+    pub offloaded: u64,
     pub hash: u64,
 }
 
@@ -71,12 +74,15 @@ struct World {
     working: Rc<RefCell<u32>>,
     batches: Rc<RefCell<u64>>,
     direct_batches: Rc<RefCell<u64>>,
+    offloaded: Rc<RefCell<u64>>,
     clock: Rc<RefCell<i64>>,
     /// All stores are open and were checked.
     opened: Rc<RefCell<bool>>,
     was_full: Rc<RefCell<bool>>,
     shards: u16,
     mix: Mix,
+    /// Whether segments are offloaded.
+    offloads: bool,
 }
 
 /// What the workload is made of.
@@ -184,11 +190,14 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
         working: Rc::default(),
         batches: Rc::default(),
         direct_batches: Rc::default(),
+        offloaded: Rc::default(),
         clock: Rc::new(RefCell::new(1_000_000)),
         opened: Rc::default(),
         was_full: Rc::default(),
         shards: 1,
         mix: [Mix::Small, Mix::Large, Mix::Steady, Mix::Steady][random.index(4)],
+        // Those in `seeds/` that are older do not, and tell what they told.
+        offloads: seed % 4 == 1,
     };
     let mut summary = Summary::default();
     let mut stop = None;
@@ -264,6 +273,7 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Summary, Failure> {
     summary.operations = world.disk.operations();
     summary.batches = *world.batches.borrow();
     summary.direct_batches = *world.direct_batches.borrow();
+    summary.offloaded = *world.offloaded.borrow();
     summary.hash = trace.hash();
     Ok(summary)
 }
@@ -294,6 +304,8 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
     let specs: Vec<PartitionSpec> = (0..PARTITIONS)
         .map(|index| PartitionSpec { topic_partition: topic_partition(index), config: config() })
         .collect();
+    // Recovery is checked by reading everything, so everything must be there to be read.
+    world.disk.set_object_faults(0);
     match migrate(&world.disk, &settings[0], world.shards, &specs).await {
         Ok(drained) => world.trace.note(format_args!("{} shards, drained {drained}", world.shards)),
         Err(error) => return world.fail(format!("the shards cannot be changed: {error}")),
@@ -322,6 +334,9 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
         }
     }
     *world.opened.borrow_mut() = true;
+    if world.offloads {
+        world.disk.set_object_faults([0, 10, 40][world.below(3) as usize]);
+    }
     let workers = 4;
     let finished = Rc::new(RefCell::new(0));
     let running = Rc::new(RefCell::new(0));
@@ -386,6 +401,9 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
         yield_now().await;
     }
     world.disk.set_bytes_max(u64::MAX);
+    if world.offloads && !world.disk.has_failed() {
+        sweep_all(&world).await;
+    }
     if world.one_in(2) && !world.disk.has_failed() {
         let stores: Vec<_> = world.stores.borrow().values().cloned().collect();
         for store in stores {
@@ -401,6 +419,28 @@ async fn life(world: World, spawner: Spawner, settings: Vec<StoreOptions>, stop:
         // What was refused or never committed is not in the log.
         let end = expected.written_end.max(expected.durable_end);
         expected.batches.retain(|batch| batch.next_offset <= end);
+    }
+}
+
+/// Nothing is in the object store that nobody names, once it works and was swept.
+async fn sweep_all(world: &World) {
+    world.disk.set_object_faults(0);
+    let stores: Vec<_> = world.stores.borrow().values().cloned().collect();
+    let mut named = Vec::new();
+    for store in stores {
+        loop {
+            match store.sweep_objects().await {
+                Ok(swept) if swept.done => break,
+                Ok(_) => {}
+                Err(error) => return world.fail(format!("sweeping failed: {error}")),
+            }
+        }
+        named.extend(store.named_objects());
+    }
+    named.sort_unstable();
+    let there = world.disk.objects();
+    if there != named {
+        world.fail(format!("the objects are {there:?}, and those that are named {named:?}"));
     }
 }
 
@@ -427,6 +467,9 @@ async fn commit(world: &World, store: &Store<SimulatedDisk>) {
 async fn use_log(world: &World) {
     let topic_partition = world.any_partition();
     let store = world.store(topic_partition);
+    if world.offloads && world.one_in(12) {
+        return offload_some(world, &store, topic_partition).await;
+    }
     match world.below(20) {
         0..=11 => append_some(world, &store, topic_partition).await,
         12 => find_some(world, &store, topic_partition).await,
@@ -529,6 +572,7 @@ async fn read_some(world: &World, store: &Store<SimulatedDisk>, topic_partition:
         Ok(read) => read,
         // The start of the log, or its end, moved while the read was on its way.
         Err(ReadError::OutOfRange { .. }) => return,
+        Err(ReadError::Object(error)) if error.kind == ObjectErrorKind::Unavailable => return,
         Err(error) => return world.fail(format!("reading {topic_partition} from {from} failed: {error}")),
     };
     let batches = match split(&read) {
@@ -571,6 +615,7 @@ async fn find_some(world: &World, store: &Store<SimulatedDisk>, topic_partition:
     let cuts = world.oracle.borrow().partitions[&topic_partition].cuts;
     let found = match store.find_by_time(topic_partition, wanted, up_to).await {
         Ok(found) => found,
+        Err(ReadError::Object(error)) if error.kind == ObjectErrorKind::Unavailable => return,
         Err(error) => return world.fail(format!("looking for {wanted:?} in {topic_partition} failed: {error}")),
     };
     let checked = {
@@ -615,6 +660,11 @@ async fn maintain(world: &World) {
         if full && world.is_full() {
             return;
         }
+        let moved = matches!(&error, ChangeError::NotSealed { .. }) && world.offloads;
+        let unavailable = matches!(&error, ChangeError::Object(error) if error.kind == ObjectErrorKind::Unavailable);
+        if moved || unavailable {
+            return;
+        }
         world.fail(format!("a change of {topic_partition} failed: {error}"));
     }
 }
@@ -638,7 +688,17 @@ async fn cut(world: &World, store: &Store<SimulatedDisk>, topic_partition: Topic
         expected.cut_to = Some(across.map_or(to, |batch| batch.base_offset.min(to)));
         expected.cuts += 1;
     }
-    store.truncate(topic_partition, to).await?;
+    let cut = store.truncate(topic_partition, to).await;
+    if let Err(ChangeError::Object(_)) = &cut {
+        // What waited for a round is dropped all the same.
+        let end = store.offsets(topic_partition).map_or(to, |offsets| offsets.log_end_offset);
+        let mut oracle = world.oracle.borrow_mut();
+        let expected = oracle.partitions.get_mut(&topic_partition).expect("known");
+        expected.batches.retain(|batch| batch.next_offset <= end);
+        expected.cut_to = None;
+        expected.cuts += 1;
+    }
+    cut?;
     let end = store.offsets(topic_partition).map_or(to, |offsets| offsets.log_end_offset);
     world.trace.note(format_args!("was cut {topic_partition} {end}"));
     let mut oracle = world.oracle.borrow_mut();
@@ -718,6 +778,7 @@ async fn rewrite(
     loop {
         let stored = match store.read_stored(topic_partition, next, to, 10_000).await {
             Ok(stored) => stored,
+            Err(ReadError::Object(error)) if error.kind == ObjectErrorKind::Unavailable => return Ok(()),
             Err(error) => {
                 world.fail(format!("reading to rewrite {topic_partition} failed: {error}"));
                 return Ok(());
@@ -752,6 +813,36 @@ async fn rewrite(
         batch.may_be_gone = false;
     });
     Ok(())
+}
+
+/// Sends a sealed segment to the object store, or looks for what is left over there.
+async fn offload_some(world: &World, store: &Store<SimulatedDisk>, topic_partition: TopicPartition) {
+    if world.one_in(4) {
+        // What fails is tried again.
+        let _ = store.sweep_objects().await;
+        return;
+    }
+    let segments = store.segments(topic_partition);
+    let local: Vec<_> = segments.iter().filter(|segment| segment.sealed && !segment.offloaded).collect();
+    if local.is_empty() {
+        return;
+    }
+    let segment = local[world.below(local.len() as u64) as usize];
+    world.trace.note(format_args!("offload {topic_partition} {}", segment.base_offset));
+    let done = match store.offload(topic_partition, segment.base_offset).await {
+        Err(ChangeError::NotCovered { .. }) => snapshot(world, store, topic_partition).await,
+        Ok(_) => {
+            *world.offloaded.borrow_mut() += 1;
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    match done {
+        Ok(()) | Err(ChangeError::NotSealed { .. }) => {}
+        Err(ChangeError::Object(error)) if error.kind == ObjectErrorKind::Unavailable => {}
+        Err(ChangeError::Disk(error)) if error.kind == DiskErrorKind::Full && world.is_full() => {}
+        Err(error) => world.fail(format!("offloading of {topic_partition} failed: {error}")),
+    }
 }
 
 async fn snapshot(

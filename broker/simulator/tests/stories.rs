@@ -7,7 +7,10 @@ use tidegate_simulator::{
     disk::{Fault, Stop},
     rig::{Rig, partition},
 };
-use tidegate_storage::{AppendError, ChangeError, Damage, disk::DiskErrorKind, read_only::block_on, verify::Finding};
+use tidegate_storage::{
+    AppendError, ChangeError, Damage, ReadError, ReadRequest, disk::DiskErrorKind, objects::ObjectErrorKind,
+    read_only::block_on, remove_orphans, verify::Finding,
+};
 
 /// A roll cuts the zeros behind the last extent off, then met a full disk. The segment went on being active, and direct writes went
 /// where the zeros had been: beyond the file's end, which the one flush of a round does not make durable.
@@ -308,4 +311,211 @@ fn after_a_failed_write_or_flush_nothing_is_acknowledged() {
         rig.open_whole();
         assert!(rig.read(0).expect("it can be read").len() as i64 >= acknowledged, "fault {after}");
     }
+}
+
+/// A partition with three sealed segments of four records, and one record more, of which a snapshot knows everything.
+fn sealed(index: i32) -> Rig {
+    let mut rig = Rig::new(2);
+    rig.open_whole();
+    for _ in 0..3 {
+        for _ in 0..4 {
+            rig.write(index, 3000);
+        }
+        block_on(rig.store().roll(partition(index))).expect("it rolls");
+    }
+    rig.write(index, 3000);
+    rig.apply();
+    let end = rig.store().offsets(partition(index)).expect("it is here").log_end_offset;
+    block_on(rig.store().save_snapshot(partition(index), end, b"everything")).expect("it is saved");
+    rig
+}
+
+fn offload(rig: &Rig, base_offset: i64) {
+    block_on(rig.store().offload(partition(0), Offset(base_offset))).expect("it is offloaded");
+}
+
+fn sweep(rig: &Rig) {
+    while !block_on(rig.store().sweep_objects()).expect("the object store answers").done {}
+}
+
+#[test]
+fn what_is_offloaded_is_read_as_before_and_takes_no_room() {
+    let mut rig = sealed(0);
+    let written = rig.read(0).expect("it can be read");
+    let bytes = rig.store().log_bytes(partition(0));
+    offload(&rig, 0);
+    offload(&rig, 4);
+    let again = block_on(rig.store().offload(partition(0), Offset(4)));
+    assert!(matches!(again, Err(ChangeError::NotSealed { .. })), "it is there already: {again:?}");
+    assert_eq!(rig.disk.objects(), rig.store().named_objects());
+    assert_eq!(rig.files(".tgs").len(), 1, "the third; what came after it is in the journal still");
+    assert!(rig.store().log_bytes(partition(0)) < bytes / 2);
+    assert_eq!(rig.store().local_start_offset(partition(0)), Some(Offset(8)));
+    for _ in 0..2 {
+        assert_eq!(rig.read(0).expect("it can be read"), written);
+        assert_eq!(rig.verify(), []);
+        rig.crash(Stop::PowerLoss);
+        rig.open_whole();
+    }
+    // The index can be made anew, from the object.
+    for index in rig.files(".tgx") {
+        rig.disk.take_away(&index);
+    }
+    rig.crash(Stop::Kill);
+    rig.open_whole();
+    assert_eq!(rig.read(0).expect("it can be read"), written);
+    assert_eq!(rig.files(".tgx").len(), 2, "and is kept, for those that are far away");
+}
+
+#[test]
+fn opening_a_store_asks_no_object_store() {
+    let mut rig = sealed(0);
+    offload(&rig, 0);
+    offload(&rig, 4);
+    rig.disk.set_object_faults(1);
+    rig.crash(Stop::PowerLoss);
+    rig.open_whole();
+    let error = rig.read(0).expect_err("the store is down");
+    assert!(matches!(&error, ReadError::Object(error) if error.kind == ObjectErrorKind::Unavailable), "{error}");
+    rig.write(0, 3000);
+    rig.disk.set_object_faults(0);
+    assert_eq!(rig.read(0).expect("it is back").len(), 14);
+}
+
+#[test]
+fn a_segment_that_no_snapshot_covers_is_not_offloaded() {
+    let mut rig = Rig::new(1);
+    rig.open_whole();
+    rig.write(0, 3000);
+    block_on(rig.store().roll(partition(0))).expect("it rolls");
+    let refused = block_on(rig.store().offload(partition(0), Offset(0)));
+    assert!(matches!(refused, Err(ChangeError::NotCovered { next_offset: Offset(1), .. })), "{refused:?}");
+}
+
+#[test]
+fn a_failed_upload_leaves_everything_as_it_was() {
+    let mut rig = sealed(0);
+    let written = rig.read(0).expect("it can be read");
+    rig.disk.set_object_faults(2);
+    for _ in 0..40 {
+        let done = block_on(rig.store().offload(partition(0), Offset(0)));
+        if done.is_ok() {
+            break;
+        }
+        assert!(matches!(done, Err(ChangeError::Object(_))), "{done:?}");
+        assert_eq!(rig.files(".tgs").len(), 3);
+    }
+    rig.disk.set_object_faults(0);
+    assert_eq!(rig.read(0).expect("it can be read"), written);
+    sweep(&rig);
+    assert_eq!(rig.disk.objects(), rig.store().named_objects());
+    rig.crash(Stop::PowerLoss);
+    rig.open_whole();
+    assert_eq!(rig.read(0).expect("it can be read"), written);
+}
+
+#[test]
+fn a_damaged_segment_is_not_offloaded() {
+    let rig = sealed(0);
+    let first = rig.files(".tgs").remove(0);
+    rig.disk.damage(&first, 4096 + 500);
+    let refused = block_on(rig.store().offload(partition(0), Offset(0)));
+    assert!(matches!(refused, Err(ChangeError::Damaged(_))), "{refused:?}");
+    assert!(rig.disk.content(&first).is_some());
+    sweep(&rig);
+    assert_eq!(rig.disk.objects(), Vec::<String>::new());
+}
+
+#[test]
+fn an_object_that_is_gone_or_damaged_is_named_and_the_rest_is_served() {
+    let mut rig = sealed(0);
+    offload(&rig, 0);
+    offload(&rig, 4);
+    let objects = rig.disk.objects();
+    rig.disk.damage_object(&objects[0], 4096 + 500);
+    rig.disk.take_object_away(&objects[1]);
+    // Memory has the newest records still.
+    rig.crash(Stop::Kill);
+    rig.open_whole();
+    let read = |from: i64| {
+        let up_to = rig.store().offsets(partition(0)).expect("it is here").log_end_offset;
+        let request = ReadRequest { from: Offset(from), bytes_max: 100, up_to, at_least_one: true };
+        block_on(rig.store().read(partition(0), request))
+    };
+    assert!(matches!(read(0), Err(ReadError::Damaged(damage)) if matches!(*damage, Damage::Object { .. })));
+    assert!(matches!(read(4), Err(ReadError::Object(error)) if error.kind == ObjectErrorKind::NotFound));
+    assert!(read(8).is_ok_and(|batches| !batches.is_empty()));
+}
+
+#[test]
+fn objects_of_deleted_segments_go_and_none_before() {
+    let mut rig = sealed(0);
+    offload(&rig, 0);
+    offload(&rig, 4);
+    block_on(rig.store().delete_segments_below(partition(0), Offset(4))).expect("it is deleted");
+    assert_eq!(rig.disk.objects().len(), 2);
+    // A crash does not make it forget.
+    rig.crash(Stop::PowerLoss);
+    rig.open_whole();
+    sweep(&rig);
+    assert_eq!(rig.disk.objects(), rig.store().named_objects());
+    assert_eq!(rig.disk.objects().len(), 1);
+    assert_eq!(rig.read(0).expect("it can be read").len(), 9);
+}
+
+#[test]
+fn objects_of_a_deleted_partition_go_even_if_the_store_is_away_until_after_a_restart() {
+    let mut rig = sealed(0);
+    offload(&rig, 0);
+    rig.disk.set_object_faults(1);
+    block_on(rig.store().delete_partition(partition(0))).expect("its files go");
+    assert!(block_on(rig.store().sweep_objects()).is_err());
+    rig.crash(Stop::PowerLoss);
+    // By now the metadata know nothing of the topic, not even that it was deleted.
+    let known = [partition(1)].into();
+    let orphans = block_on(remove_orphans(&rig.disk, &known, &[].into())).expect("it can be listed");
+    assert_eq!((orphans.doomed.as_slice(), orphans.kept.as_slice()), ([partition(0)].as_slice(), [].as_slice()));
+    rig.open_whole();
+    rig.store().doom(partition(0));
+    rig.disk.set_object_faults(0);
+    sweep(&rig);
+    assert_eq!(rig.disk.objects(), Vec::<String>::new());
+    assert!(rig.disk.files().iter().all(|(path, _)| !path.ends_with("deleted.tgm")));
+}
+
+#[test]
+fn a_cut_through_an_offloaded_segment_fetches_it_back() {
+    let mut rig = sealed(0);
+    let written = rig.read(0).expect("it can be read");
+    for base_offset in [0, 4, 8] {
+        offload(&rig, base_offset);
+    }
+    rig.disk.set_object_faults(1);
+    let refused = block_on(rig.store().truncate(partition(0), Offset(6)));
+    assert!(matches!(refused, Err(ChangeError::Object(_))), "{refused:?}");
+    rig.disk.set_object_faults(0);
+    assert_eq!(rig.read(0).expect("nothing was cut"), written);
+    block_on(rig.store().truncate(partition(0), Offset(6))).expect("it is cut");
+    rig.crash(Stop::PowerLoss);
+    rig.open_whole();
+    assert_eq!(rig.read(0).expect("it can be read"), written[..6]);
+    sweep(&rig);
+    assert_eq!(rig.disk.objects(), rig.store().named_objects());
+    assert_eq!(rig.disk.objects().len(), 1);
+}
+
+#[test]
+fn a_segment_that_is_rewritten_comes_back_to_the_disk() {
+    let rig = sealed(0);
+    offload(&rig, 0);
+    let mut rewrite = block_on(rig.store().begin_rewrite(partition(0), Offset(0), Offset(4))).expect("it begins");
+    let stored = block_on(rig.store().read_stored(partition(0), Offset(0), Offset(4), 1 << 20)).expect("it is read");
+    for batch in stored.into_iter().skip(1) {
+        block_on(rewrite.push(batch.bytes, batch.append_time)).expect("it is taken");
+    }
+    block_on(rewrite.finish()).expect("it is written");
+    sweep(&rig);
+    assert_eq!(rig.disk.objects(), Vec::<String>::new());
+    assert_eq!(rig.read(0).expect("it can be read").len(), 12);
+    assert_eq!(rig.verify(), []);
 }

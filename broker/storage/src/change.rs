@@ -15,11 +15,11 @@ use tidegate_records::{
 use crate::{
     apply::{AfterRoll, current_manifest},
     disk::{Disk, DiskError, DiskErrorKind},
-    error::{ChangeError, Fatal, ReadError},
+    error::{ChangeError, Damage, Fatal, ReadError},
     gate::{PartitionPass, Pass},
     journal::format::Entry,
     partition::ActiveIndex,
-    recovery::encode_snapshot,
+    recovery::{encode_snapshot, read_small},
     segment::manifest::{self, Manifest, Segment, SegmentState},
     segment_writer::SegmentWriter,
     store::Store,
@@ -46,7 +46,7 @@ pub struct Rewrite<D: Disk> {
 }
 
 impl<D: Disk> Store<D> {
-    async fn enter(&self, topic_partition: TopicPartition) -> Result<PartitionPass, ChangeError> {
+    pub(crate) async fn enter(&self, topic_partition: TopicPartition) -> Result<PartitionPass, ChangeError> {
         let gate = self.gate(topic_partition).ok_or(ChangeError::Unknown(topic_partition))?;
         let pass = gate.enter().await;
         self.check_change(topic_partition)?;
@@ -54,7 +54,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Makes a new manifest durable and takes it over. The gate must be held since it was copied.
-    async fn install(&self, manifest: Manifest, _pass: &PartitionPass) -> Result<(), DiskError> {
+    pub(crate) async fn install(&self, manifest: Manifest, _pass: &PartitionPass) -> Result<(), DiskError> {
         let topic_partition = manifest.topic_partition;
         let on_disk = {
             let state = self.inner.state.borrow();
@@ -94,12 +94,12 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    fn manifest_now(&self, topic_partition: TopicPartition) -> Result<Manifest, ChangeError> {
+    pub(crate) fn manifest_now(&self, topic_partition: TopicPartition) -> Result<Manifest, ChangeError> {
         let state = self.inner.state.borrow();
         state.partitions.get(&topic_partition).map(current_manifest).ok_or(ChangeError::Unknown(topic_partition))
     }
 
-    /// Removes the files of segments that the manifest does not name any more.
+    /// Removes the files of segments that the manifest does not name any more. Their objects are left to the next sweep.
     async fn remove_segments(&self, topic_partition: TopicPartition, gone: &[Segment]) -> Result<(), DiskError> {
         {
             let state = &mut *self.inner.state.borrow_mut();
@@ -108,6 +108,9 @@ impl<D: Disk> Store<D> {
                 state.open_files.forget((topic_partition, segment.incarnation));
                 state.indexes.forget((topic_partition, segment.incarnation));
             }
+        }
+        if gone.iter().any(|segment| segment.state.is_offloaded()) {
+            self.note_unnamed(topic_partition);
         }
         for segment in gone {
             self.inner.disk.remove(&manifest::segment_path(topic_partition, segment)).await?;
@@ -155,7 +158,7 @@ impl<D: Disk> Store<D> {
         let count = manifest
             .segments
             .iter()
-            .take_while(|segment| segment.state == SegmentState::Sealed && segment.next_offset <= offset)
+            .take_while(|segment| segment.state.is_sealed() && segment.next_offset <= offset)
             .count();
         let gone: Vec<Segment> = manifest.segments.drain(..count).collect();
         let Some(last) = gone.last() else { return Ok(()) };
@@ -204,14 +207,15 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Deletes a partition with all its files. What waits for a round is dropped.
+    /// Deletes a partition with all its files. What waits for a round is dropped. If the object store may have objects of it, a file
+    /// that says so stays until [`Store::sweep_objects`] has removed them.
     ///
     /// # Errors
     /// [`DiskError`]: some files are left; [`remove_orphans`] finds them.
     pub async fn delete_partition(&self, topic_partition: TopicPartition) -> Result<(), DiskError> {
         let Some(gate) = self.gate(topic_partition) else { return Ok(()) };
         let _pass = gate.enter().await;
-        {
+        let has_objects = {
             let state = &mut *self.inner.state.borrow_mut();
             let Some(partition) = state.partitions.remove(&topic_partition) else { return Ok(()) };
             state.unapplied_bytes -= partition.unapplied_bytes;
@@ -224,8 +228,14 @@ impl<D: Disk> Store<D> {
                 state.indexes.forget((topic_partition, segment.incarnation));
             }
             state.wake_room_waiters();
+            partition.manifest.has_objects
+        };
+        if !has_objects {
+            return remove_partition_files(&self.inner.disk, topic_partition).await;
         }
-        remove_partition_files(&self.inner.disk, topic_partition).await
+        let done = remove_files_before_objects(&self.inner.disk, topic_partition).await;
+        self.doom(topic_partition);
+        done
     }
 
     /// Batches from the one that holds `from` on, up to `up_to`, with their append times: about `bytes_max`, at least one.
@@ -286,7 +296,7 @@ impl<D: Disk> Store<D> {
                 .manifest
                 .segments
                 .iter()
-                .filter(|segment| segment.state == SegmentState::Sealed)
+                .filter(|segment| segment.state.is_sealed())
                 .filter(|segment| segment.base_offset >= from && segment.next_offset <= to)
                 .copied()
                 .collect();
@@ -320,6 +330,13 @@ impl<D: Disk> Store<D> {
                 return Ok(());
             }
             partition.cutting = true;
+        }
+        // Only now, when nothing is sent away any more; and before the journal has the cut, which must be made then.
+        if let Err(error) = self.fetch_back(topic_partition, to).await {
+            if let Some(partition) = self.inner.state.borrow_mut().partitions.get_mut(&topic_partition) {
+                partition.cutting = false;
+            }
+            return Err(error);
         }
         let done = loop {
             match self.truncate_once(topic_partition, to, &rounds).await {
@@ -394,7 +411,18 @@ impl<D: Disk> Store<D> {
                         partition.damage = Some(*damage);
                     }
                 }
-                Err(ChangeError::NotSealed { .. } | ChangeError::OutsideSegments { .. }) => {
+                // The segment across was fetched back before the journal had the cut; so its manifest is older than the journal.
+                Err(ChangeError::Object(error)) => {
+                    let mut state = self.inner.state.borrow_mut();
+                    if let Some(partition) = state.partitions.get_mut(&topic_partition) {
+                        partition.damage = Some(Damage::ObjectUnreadable(error));
+                    }
+                }
+                Err(
+                    ChangeError::NotSealed { .. }
+                    | ChangeError::OutsideSegments { .. }
+                    | ChangeError::NotCovered { .. },
+                ) => {
                     unreachable!("a cut names no segments")
                 }
             }
@@ -553,16 +581,35 @@ fn read_to_change(topic_partition: TopicPartition, error: ReadError) -> ChangeEr
         ReadError::OutOfRange { from, .. } => ChangeError::OutsideSegments { topic_partition, offset: from },
         ReadError::Offline(damage) | ReadError::Damaged(damage) => ChangeError::Damaged(damage),
         ReadError::Disk(error) => ChangeError::Disk(error),
+        ReadError::Object(error) => ChangeError::Object(error),
     }
 }
 
-async fn remove_partition_files<D: Disk>(disk: &D, topic_partition: TopicPartition) -> Result<(), DiskError> {
+pub(crate) async fn remove_partition_files<D: Disk>(
+    disk: &D,
+    topic_partition: TopicPartition,
+) -> Result<(), DiskError> {
     let directory = manifest::directory(topic_partition);
     let names = disk.list(&directory).await?;
     for name in names {
         disk.remove(&directory.join(name)).await?;
     }
     disk.remove_directory(&directory).await
+}
+
+/// Removes the files of a deleted partition, but for one that says that its objects are still to be removed: the metadata forget a
+/// deleted topic sooner than an object store may be back.
+async fn remove_files_before_objects<D: Disk>(disk: &D, topic_partition: TopicPartition) -> Result<(), DiskError> {
+    let kept = manifest::deleted_path(topic_partition);
+    disk.replace(&kept, &manifest::DELETED_MAGIC).await?;
+    let directory = manifest::directory(topic_partition);
+    for name in disk.list(&directory).await? {
+        let path = directory.join(name);
+        if path != kept {
+            disk.remove(&path).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Directories of partitions that no topic has.
@@ -572,6 +619,8 @@ pub struct Orphans {
     pub removed: Vec<TopicPartition>,
     /// Left where they are: nothing says that their topic was deleted. The metadata may be older than they are.
     pub kept: Vec<TopicPartition>,
+    /// Their topic was deleted, and the object store may still have objects of them: for [`Store::doom`].
+    pub doomed: Vec<TopicPartition>,
 }
 
 /// Finds the directories of partitions that are not in `known`, and removes those whose topic is in `deleted`: a crash left their
@@ -590,7 +639,15 @@ pub async fn remove_orphans<D: Disk>(
         if known.contains(&topic_partition) {
             continue;
         }
-        if deleted.contains(&topic_partition.topic) {
+        let is_marked = read_small(disk, &manifest::deleted_path(topic_partition)).await?.is_some();
+        if deleted.contains(&topic_partition.topic) || is_marked {
+            let manifest = read_small(disk, &manifest::manifest_path(topic_partition)).await?;
+            let manifest = manifest.and_then(|bytes| Manifest::decode(&bytes));
+            if is_marked || manifest.is_some_and(|manifest| manifest.has_objects) {
+                remove_files_before_objects(disk, topic_partition).await?;
+                orphans.doomed.push(topic_partition);
+                continue;
+            }
             remove_partition_files(disk, topic_partition).await?;
             orphans.removed.push(topic_partition);
         } else {

@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 
 pub use crate::buffer::AlignedBuffer;
+use crate::objects::Objects;
 
 /// Alignment of positions, lengths and buffers of files opened with [`Access::Direct`], in bytes.
 pub const BLOCK_BYTES: usize = 4096;
@@ -69,8 +70,9 @@ pub enum Flush {
     Written,
 }
 
-/// Files and directories, asynchronously, on one thread. Paths are relative to the data directory.
-pub trait Disk: Clone + 'static {
+/// Files and directories, asynchronously, on one thread. Paths are relative to the data directory. Beside them the object store, so that
+/// storage has one type parameter.
+pub trait Disk: Objects + Clone + 'static {
     /// An open file. Clones share it; it is closed when the last one is dropped.
     type File: Clone + fmt::Debug + 'static;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tidegate_records::ids::{Offset, TopicPartition};
 
-use crate::disk::DiskError;
+use crate::{disk::DiskError, objects::ObjectError};
 
 /// Why a batch was not taken. Nothing of it is kept; the partition's end is where it was.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -39,6 +39,9 @@ pub enum ReadError {
     Damaged(#[from] Box<Damage>),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// What is wanted was sent to the object store, which does not give it now.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
 }
 
 /// Why a change of a partition's files was not made.
@@ -54,6 +57,12 @@ pub enum ChangeError {
     Damaged(#[from] Box<Damage>),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The object store did not do its part. Nothing was changed; it can be tried again.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// Opening the store would have to fetch the segment from the object store, to know the producers again.
+    #[error("a segment of {topic_partition} up to offset {next_offset} is not offloaded before a snapshot covers it")]
+    NotCovered { topic_partition: TopicPartition, next_offset: Offset },
     /// The segments named are not sealed, or not there any more.
     #[error("segments of {topic_partition} from offset {from} on are not there or not sealed: look at them again")]
     NotSealed { topic_partition: TopicPartition, from: Offset },
@@ -113,6 +122,15 @@ pub enum Damage {
     ManifestMissing { file: PathBuf },
     #[error("{} cannot be read: {message}. Check the disk (dmesg) and the permissions, then restart", file.display())]
     Unreadable { file: PathBuf, message: String },
+    #[error(
+        "the object {key} is damaged at byte {position}, from offset {offset} on. Restore it in the object store from a copy; or, to go on \
+         without, delete the records up to offset {next_offset}"
+    )]
+    Object { key: String, position: u64, offset: Offset, next_offset: Offset },
+    #[error(
+        "a segment that has to be read is in the object store, which does not give it ({0}). Mend that, then restart"
+    )]
+    ObjectUnreadable(ObjectError),
 }
 
 impl Damage {
@@ -124,6 +142,8 @@ impl Damage {
             Self::JournalBatch { file, position, next_offset } => (file, Some(*position), Some(*next_offset)),
             Self::JournalGap { file, expected, .. } => (file, None, Some(*expected)),
             Self::Segment { file, position, offset } => (file, Some(*position), Some(*offset)),
+            Self::Object { key, position, offset, .. } => (Path::new(key), Some(*position), Some(*offset)),
+            Self::ObjectUnreadable(error) => (Path::new(&error.key), None, None),
             Self::SegmentMissing { file }
             | Self::Manifest { file }
             | Self::ManifestMissing { file }

@@ -88,11 +88,15 @@ fn entry() -> impl Strategy<Value = Entry> {
 
 fn segment() -> impl Strategy<Value = Segment> {
     let times = (timestamp(), timestamp(), timestamp(), timestamp());
-    (offsets(), any::<u64>(), any::<bool>(), any::<u64>(), any::<u64>(), times).prop_map(
-        |((base_offset, next_offset), incarnation, sealed, batches_bytes, end_position, times)| Segment {
+    (offsets(), any::<u64>(), 0..3_u64, any::<u64>(), any::<u64>(), times).prop_map(
+        |((base_offset, next_offset), incarnation, state, batches_bytes, end_position, times)| Segment {
             base_offset,
             incarnation,
-            state: if sealed { SegmentState::Sealed } else { SegmentState::Active },
+            state: match state {
+                0 => SegmentState::Active,
+                1 => SegmentState::Sealed,
+                _ => SegmentState::Offloaded { upload: incarnation | 1 },
+            },
             next_offset,
             batches_bytes,
             end_position,
@@ -218,6 +222,9 @@ proptest! {
             leader_epoch: LeaderEpoch(epoch),
             max_timestamp,
         });
+        // An index is of a file: where the bytes went is the manifest's to say.
+        let state = if segment.state.is_sealed() { SegmentState::Sealed } else { SegmentState::Active };
+        let segment = Segment { state, ..segment };
         let file = IndexFile { topic_partition, segment, session, index: Index { entries: entries.collect() } };
         let bytes = file.encode();
         prop_assert_eq!(IndexFile::decode(&bytes), Some(file));
@@ -230,8 +237,10 @@ proptest! {
         numbers: (i64, u64, u64, i64),
         segments in vec(segment(), 0..4),
         epochs in vec((any::<i32>(), any::<i64>()), 0..4),
+        had_objects: bool,
     ) {
         let manifest = Manifest {
+            has_objects: had_objects || segments.iter().any(|segment| segment.state.is_offloaded()),
             topic_partition,
             log_start_offset: Offset(numbers.0),
             truncations: numbers.1,
@@ -296,4 +305,33 @@ proptest! {
             bytes.extend_from_slice(&sum.to_le_bytes());
         }
     }
+}
+
+/// As a broker wrote it that knew of no object store.
+const MANIFEST_OF_VERSION_1: &str = "544750415254544e0100000003000000000102030405060708090a0b0c0d0e0f0700000000000000020000000000000009000000000000000000000000000000\
+    02000000010000000500000000000000030000000000000001000000000000002800000000000000d20400000000000000200000000000006400000000000000\
+    c8000000000000002c01000000000000900100000000000028000000000000000800000000000000000000000000000037000000000000006300000000000000\
+    0020000000000000c900000000000000ca0000000000000091010000000000009201000000000000040000000500000000000000660bedf9";
+
+#[test]
+fn a_manifest_of_before_segments_could_be_offloaded_is_read_and_stays_as_it_is() {
+    let text = MANIFEST_OF_VERSION_1;
+    let bytes: Vec<u8> =
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect();
+    let manifest = Manifest::decode(&bytes).expect("it is whole");
+    assert!(!manifest.has_objects);
+    assert_eq!((manifest.log_start_offset, manifest.truncations, manifest.next_incarnation), (Offset(7), 2, 9));
+    let states: Vec<_> = manifest.segments.iter().map(|segment| (segment.base_offset.0, segment.state)).collect();
+    assert_eq!(states, [(5, SegmentState::Sealed), (40, SegmentState::Active)]);
+    assert_eq!(manifest.epochs, [(LeaderEpoch(4), Offset(5))]);
+    assert_eq!(manifest.encode(), bytes, "an earlier broker can go on with it");
+}
+
+#[test]
+fn a_manifest_that_names_an_object_without_its_upload_is_none() {
+    let mut segment = Segment::new(Offset(0), 1);
+    segment.state = SegmentState::Offloaded { upload: 0 };
+    let topic_partition = TopicPartition::new(TopicId([1; 16]), PartitionIndex(0));
+    let manifest = Manifest { has_objects: true, segments: vec![segment], ..Manifest::new(topic_partition) };
+    assert_eq!(Manifest::decode(&manifest.encode()), None);
 }

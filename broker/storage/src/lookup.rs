@@ -15,6 +15,8 @@ use tidegate_records::{
 use crate::{
     disk::Disk,
     error::{Damage, ReadError},
+    partition::Partition,
+    read::damage_at,
     segment::{
         index::Index,
         manifest::{self, Segment, SegmentState},
@@ -109,11 +111,13 @@ impl<D: Disk> Store<D> {
         segments.get(at).copied().filter(|segment| segment.base_offset < up_to)
     }
 
-    fn has_segment(&self, topic_partition: TopicPartition, segment: &Segment) -> bool {
+    /// Whether a segment is still what it was: there, and where it was.
+    pub(crate) fn has_segment(&self, topic_partition: TopicPartition, segment: &Segment) -> bool {
         let state = self.inner.state.borrow();
         let partition = state.partitions.get(&topic_partition);
         // Of a partition that is gone nothing comes in its place.
-        partition.is_none_or(|partition| partition.manifest.find_segment(segment.incarnation).is_some())
+        let find = |partition: &Partition| partition.manifest.find_segment(segment.incarnation);
+        partition.is_none_or(|partition| find(partition).is_some_and(|found| found.state == segment.state))
     }
 
     async fn find_in_segment(
@@ -190,11 +194,11 @@ impl<D: Disk> Store<D> {
             let segments = &partition.manifest.segments;
             segments.iter().find(|segment| segment.next_offset > offset).copied()
         });
-        let file = segment.map_or_else(
-            || manifest::directory(topic_partition),
-            |segment| manifest::segment_path(topic_partition, &segment),
+        let damage = segment.map_or_else(
+            || Damage::Segment { file: manifest::directory(topic_partition), position: 0, offset },
+            |segment| damage_at(topic_partition, &segment, 0, offset),
         );
-        ReadError::Damaged(Box::new(Damage::Segment { file, position: 0, offset }))
+        ReadError::Damaged(Box::new(damage))
     }
 }
 

@@ -3,7 +3,7 @@
 //! `log_start <= synced <= applied <= durable <= appended`. The tail holds every batch from `applied` to `durable` (they are in the
 //! journal and in memory, but not in a segment yet) and, as long as memory allows, some before.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use tidegate_records::{
@@ -115,6 +115,10 @@ pub(crate) struct Partition {
     pub(crate) cutting: bool,
     /// A cut that the journal has and the segments do not: where to, and its number.
     pub(crate) unfinished_cut: Option<(Offset, u64)>,
+    /// Uploads that are on their way: their objects are nobody's yet, and must stay.
+    pub(crate) uploading: BTreeSet<u64>,
+    /// The object store may have objects that the manifest does not name.
+    pub(crate) sweep: bool,
 }
 
 impl Partition {
@@ -137,6 +141,8 @@ impl Partition {
             large_bytes: 0,
             cutting: false,
             unfinished_cut: None,
+            uploading: BTreeSet::new(),
+            sweep: false,
         }
     }
 

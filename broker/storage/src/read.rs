@@ -15,6 +15,8 @@ use tidegate_records::{
 use crate::{
     disk::{Disk, DiskError, DiskErrorKind},
     error::{Damage, ReadError},
+    objects::ObjectErrorKind,
+    offload::object_key,
     partition::Partition,
     recovery::read_small,
     segment::{
@@ -39,7 +41,7 @@ pub struct ReadRequest {
 
 /// Pieces of segments are read in sizes between these.
 const PIECE_BYTES_MIN: usize = 256 << 10;
-const PIECE_BYTES_MAX: usize = 1 << 20;
+pub(crate) const PIECE_BYTES_MAX: usize = 1 << 20;
 
 /// An extent in memory.
 pub(crate) struct LoadedExtent {
@@ -259,7 +261,6 @@ impl<D: Disk> Store<D> {
                     return decode_piece(topic_partition, &range, &bytes).map(Some);
                 }
                 Err(error) => {
-                    let error = ReadError::Disk(error);
                     if !self.is_gone(topic_partition, &segment, &error) {
                         return Err(error);
                     }
@@ -268,13 +269,19 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Whether a file was not found because the segment was replaced or deleted while it was looked for.
+    /// Whether a file or an object was not found because the segment was replaced, moved or deleted while it was looked for.
     fn is_gone(&self, topic_partition: TopicPartition, segment: &Segment, error: &ReadError) -> bool {
-        let ReadError::Disk(DiskError { kind: DiskErrorKind::NotFound, .. }) = error else { return false };
+        let is_missing = match error {
+            ReadError::Disk(error) => error.kind == DiskErrorKind::NotFound,
+            ReadError::Object(error) => error.kind == ObjectErrorKind::NotFound,
+            _ => false,
+        };
         let state = self.inner.state.borrow();
-        state.partitions.get(&topic_partition).is_some_and(|partition| {
-            !partition.manifest.segments.iter().any(|each| each.incarnation == segment.incarnation)
-        })
+        is_missing
+            && state.partitions.get(&topic_partition).is_some_and(|partition| {
+                let found = partition.manifest.find_segment(segment.incarnation);
+                found.is_none_or(|found| found.state != segment.state)
+            })
     }
 
     /// The first segment with batches after `from`, counting only what is applied.
@@ -333,6 +340,7 @@ impl<D: Disk> Store<D> {
         });
         let index = match stored {
             Some(stored) => stored.index,
+            None if segment.state.is_offloaded() => self.rebuild_index_of_object(topic_partition, segment).await?,
             None => {
                 let file = self.segment_file(topic_partition, segment).await?;
                 rebuild_index(&self.inner.disk, topic_partition, &file, segment).await?.map_err(Box::new)?
@@ -344,15 +352,19 @@ impl<D: Disk> Store<D> {
     }
 
     /// The bytes of a range, at least to the end of its first extent.
-    async fn read_piece(&self, topic_partition: TopicPartition, range: &PieceRange) -> Result<Bytes, DiskError> {
+    async fn read_piece(&self, topic_partition: TopicPartition, range: &PieceRange) -> Result<Bytes, ReadError> {
         let incarnation = range.segment.incarnation;
         let cached = self.inner.state.borrow_mut().pieces.find(topic_partition, incarnation, range.start);
         if let Some(bytes) = cached.filter(|bytes| bytes.len() as u64 >= range.first_end - range.start) {
             return Ok(bytes);
         }
-        let file = self.segment_file(topic_partition, &range.segment).await?;
         let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        let bytes = self.inner.disk.read(&file, range.start, length).await?;
+        let bytes = if let Some(key) = object_key(topic_partition, &range.segment) {
+            self.inner.disk.read_object(&key, range.start, length).await?
+        } else {
+            let file = self.segment_file(topic_partition, &range.segment).await?;
+            self.inner.disk.read(&file, range.start, length).await?
+        };
         let bytes_max = self.inner.options.read_cache_bytes;
         let state = &mut *self.inner.state.borrow_mut();
         let held = state.partitions.get(&topic_partition).is_some_and(|partition| {
@@ -389,6 +401,7 @@ impl<D: Disk> Store<D> {
                 Ok(loaded) => loaded,
                 Err(ReadError::Damaged(damage) | ReadError::Offline(damage)) => return Ok(Err(*damage)),
                 Err(ReadError::Disk(error)) => return Ok(Err(error.into())),
+                Err(ReadError::Object(error)) => return Ok(Err(Damage::ObjectUnreadable(error))),
                 Err(ReadError::Unknown(_) | ReadError::OutOfRange { .. }) => return Ok(Ok(())),
             };
             let Some(loaded) = loaded else { return Ok(Ok(())) };
@@ -448,6 +461,14 @@ fn collect_extent(extent: &LoadedExtent, collector: &mut Collector) -> Collected
     collected
 }
 
+/// That a segment cannot be read at `position`, wherever its bytes are.
+pub(crate) fn damage_at(topic_partition: TopicPartition, segment: &Segment, position: u64, offset: Offset) -> Damage {
+    match object_key(topic_partition, segment) {
+        Some(key) => Damage::Object { key, position, offset, next_offset: segment.next_offset },
+        None => Damage::Segment { file: manifest::segment_path(topic_partition, segment), position, offset },
+    }
+}
+
 fn decode_piece(topic_partition: TopicPartition, range: &PieceRange, bytes: &Bytes) -> Result<Loaded, ReadError> {
     let mut loaded = Loaded { extents: Vec::new(), covered_to: range.segment.base_offset };
     let mut at = 0;
@@ -465,9 +486,12 @@ fn decode_piece(topic_partition: TopicPartition, range: &PieceRange, bytes: &Byt
             if !loaded.extents.is_empty() {
                 return Ok(loaded);
             }
-            let file = manifest::segment_path(topic_partition, &range.segment);
-            let offset = range.segment.base_offset;
-            return Err(ReadError::Damaged(Box::new(Damage::Segment { file, position, offset })));
+            return Err(ReadError::Damaged(Box::new(damage_at(
+                topic_partition,
+                &range.segment,
+                position,
+                range.segment.base_offset,
+            ))));
         };
         at += header.total_bytes();
         loaded.covered_to = header.next_offset;

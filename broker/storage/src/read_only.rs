@@ -16,7 +16,10 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::disk::{Access, Disk, DiskError, DiskErrorKind, Flush, Write};
+use crate::{
+    disk::{Access, Disk, DiskError, DiskErrorKind, Flush, Write},
+    objects::{ObjectError, ObjectErrorKind, Objects},
+};
 
 /// The files below a directory. What would write is refused with [`DiskErrorKind::ReadOnly`].
 #[derive(Clone, Debug)]
@@ -52,6 +55,39 @@ fn failed(operation: &'static str, path: &Path, error: &io::Error) -> DiskError 
 fn refused(operation: &'static str, path: &Path) -> DiskError {
     let message = "the directory is only looked at".to_owned();
     DiskError { operation, path: path.to_path_buf(), kind: DiskErrorKind::ReadOnly, message }
+}
+
+fn no_objects<T>(operation: &'static str, key: &str) -> Result<T, ObjectError> {
+    let message = "only the files of the data directory are looked at".to_owned();
+    Err(ObjectError { operation, key: key.to_owned(), kind: ObjectErrorKind::NotConfigured, message })
+}
+
+impl Objects for ReadOnlyDisk {
+    type Upload = ();
+
+    async fn begin_object(&self, key: &str, _length: u64) -> Result<(), ObjectError> {
+        no_objects("write", key)
+    }
+
+    async fn add_to_object(&self, _upload: &mut (), _bytes: Bytes) -> Result<(), ObjectError> {
+        no_objects("write", "")
+    }
+
+    async fn finish_object(&self, _upload: ()) -> Result<(), ObjectError> {
+        no_objects("write", "")
+    }
+
+    async fn read_object(&self, key: &str, _position: u64, _length: usize) -> Result<Bytes, ObjectError> {
+        no_objects("read", key)
+    }
+
+    async fn remove_object(&self, key: &str) -> Result<(), ObjectError> {
+        no_objects("remove", key)
+    }
+
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<String>, ObjectError> {
+        no_objects("list", prefix)
+    }
 }
 
 impl Disk for ReadOnlyDisk {

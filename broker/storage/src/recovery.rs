@@ -141,6 +141,8 @@ impl<D: Disk> Store<D> {
             failed: None,
             full: false,
             room_waiters: Vec::new(),
+            doomed: BTreeSet::new(),
+            uploads: 0,
         };
         replay(&disk, &mut state, &scan, &options).await?;
         for (index, file) in scan.files.iter().enumerate() {
@@ -349,10 +351,14 @@ async fn load_partition<D: Disk>(disk: &D, spec: PartitionSpec) -> Result<(Parti
     }
     let mut named = BTreeSet::new();
     for segment in &partition.manifest.segments {
-        for path in [manifest::segment_path(topic_partition, segment), manifest::index_path(topic_partition, segment)] {
-            named.extend(path.file_name().and_then(|name| name.to_str()).map(str::to_owned));
+        let index = manifest::index_path(topic_partition, segment);
+        named.extend(index.file_name().and_then(|name| name.to_str()).map(str::to_owned));
+        if segment.state.is_offloaded() {
+            // A file of it is what a crash left between the manifest and its removal.
+            continue;
         }
         let path = manifest::segment_path(topic_partition, segment);
+        named.extend(path.file_name().and_then(|name| name.to_str()).map(str::to_owned));
         let there = path
             .file_name()
             .and_then(|name| name.to_str())
@@ -369,6 +375,8 @@ async fn load_partition<D: Disk>(disk: &D, spec: PartitionSpec) -> Result<(Parti
         partition.snapshots.extend(manifest::snapshot_offset(name));
     }
     partition.snapshots.sort_unstable();
+    // A crash may have come between an upload and the manifest, or between that and the removal of an object.
+    partition.sweep = partition.manifest.has_objects;
     partition.epochs = partition.manifest.epochs.clone();
     Ok((partition, unnamed))
 }

@@ -26,7 +26,6 @@ use crate::{
     gate::Gate,
     journal::{files::Journal, format::ENTRY_BYTES},
     partition::{Partition, SegmentConfig},
-    segment::manifest::SegmentState,
 };
 
 /// How a shard's store behaves. The defaults suit a shard with a few hundred MiB of memory.
@@ -144,6 +143,8 @@ pub struct SegmentSummary {
     pub last_append_time: Timestamp,
     /// A sealed segment never changes; the last one may be active. Batches that are only in the journal yet count to the active one.
     pub sealed: bool,
+    /// Its bytes are in the object store, and not on the disk.
+    pub offloaded: bool,
 }
 
 /// The offsets of a partition.
@@ -200,6 +201,10 @@ pub(crate) struct State<F> {
     /// The last attempt to take room on the disk failed.
     pub(crate) full: bool,
     pub(crate) room_waiters: Vec<Waker>,
+    /// Deleted partitions of which the object store may still have objects.
+    pub(crate) doomed: BTreeSet<TopicPartition>,
+    /// Uploads begun by this opening.
+    pub(crate) uploads: u64,
 }
 
 impl<F> State<F> {
@@ -342,13 +347,22 @@ impl<D: Disk> Store<D> {
         state.partitions.get(&topic_partition).map(Partition::epochs_of_log).unwrap_or_default()
     }
 
-    /// Bytes of a partition's batches.
+    /// Bytes of a partition's batches on the disk: what is in the object store is not counted.
     #[must_use]
     pub fn log_bytes(&self, topic_partition: TopicPartition) -> u64 {
         let state = self.inner.state.borrow();
         let Some(partition) = state.partitions.get(&topic_partition) else { return 0 };
-        partition.manifest.segments.iter().map(|segment| segment.batches_bytes).sum::<u64>()
-            + partition.unapplied_bytes as u64
+        let local = partition.manifest.segments.iter().filter(|segment| !segment.state.is_offloaded());
+        local.map(|segment| segment.batches_bytes).sum::<u64>() + partition.unapplied_bytes as u64
+    }
+
+    /// The first offset that the disk has: those below are in the object store. `None` if the partition is not here.
+    #[must_use]
+    pub fn local_start_offset(&self, topic_partition: TopicPartition) -> Option<Offset> {
+        let state = self.inner.state.borrow();
+        let partition = state.partitions.get(&topic_partition)?;
+        let offloaded = partition.manifest.segments.iter().rfind(|segment| segment.state.is_offloaded());
+        Some(offloaded.map_or(Offset(0), |segment| segment.next_offset).max(partition.log_start_offset()))
     }
 
     /// The segments of a partition, by offset.
@@ -368,7 +382,8 @@ impl<D: Disk> Store<D> {
                 max_timestamp: segment.max_timestamp,
                 first_append_time: segment.first_append_time,
                 last_append_time: segment.last_append_time,
-                sealed: segment.state == SegmentState::Sealed,
+                sealed: segment.state.is_sealed(),
+                offloaded: segment.state.is_offloaded(),
             })
             .collect();
         let unapplied = partition.tail.range(partition.tail_position(partition.applied_end)..);
@@ -383,6 +398,7 @@ impl<D: Disk> Store<D> {
                     first_append_time: Timestamp::NONE,
                     last_append_time: Timestamp::NONE,
                     sealed: false,
+                    offloaded: false,
                 });
             }
             let last = out.last_mut().expect("one was pushed if there was none");

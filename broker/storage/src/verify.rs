@@ -26,6 +26,7 @@ use crate::{
         scan::{JournalScan, PieceReader, ScannedFile, ScannedRound, read_bodies, scan_journal},
     },
     migrate,
+    offload::object_key,
     recovery::{
         cut_torn_rounds, decode_session, decode_snapshot, is_segment_or_index, needs_manifest, read_small, session_path,
     },
@@ -173,6 +174,12 @@ pub enum Seen<'a> {
         position: u64,
         bytes: u64,
         part: Part<'a>,
+    },
+    /// A segment whose bytes are in the object store, under this key: they are not looked at. Its index comes next.
+    Offloaded {
+        topic_partition: TopicPartition,
+        segment: &'a Segment,
+        key: &'a str,
     },
     Finding(&'a Finding),
 }
@@ -423,6 +430,10 @@ impl<D: Disk> Look<'_, D> {
         entry: &Segment,
         committed: &Committed<'_>,
     ) -> Result<Option<Offset>, DiskError> {
+        if let Some(key) = object_key(topic_partition, entry) {
+            self.offloaded(topic_partition, entry, &key).await;
+            return Ok(Some(entry.next_offset));
+        }
         let path = manifest::segment_path(topic_partition, entry);
         let file = match self.disk.open(&path, Access::Direct).await {
             Ok(file) => file,
@@ -449,7 +460,9 @@ impl<D: Disk> Look<'_, D> {
         }
         let mut extents = Vec::new();
         let (walked, undamaged) = match entry.state {
-            SegmentState::Sealed => self.sealed_extents(topic_partition, entry, &mut reader, &mut extents).await?,
+            SegmentState::Sealed | SegmentState::Offloaded { .. } => {
+                self.sealed_extents(topic_partition, entry, &mut reader, &mut extents).await?
+            }
             SegmentState::Active => {
                 self.active_extents(topic_partition, entry, &mut reader, committed, &mut extents).await?
             }
@@ -463,9 +476,24 @@ impl<D: Disk> Look<'_, D> {
             whole &= self.index(topic_partition, entry, &content, index_path, &extents, whole.then_some(&walked));
         }
         Ok(whole.then_some(match entry.state {
-            SegmentState::Sealed => entry.next_offset,
+            SegmentState::Sealed | SegmentState::Offloaded { .. } => entry.next_offset,
             SegmentState::Active => walked.next_offset,
         }))
+    }
+
+    /// A segment that is in the object store: its index is all that there is to look at.
+    async fn offloaded(&mut self, topic_partition: TopicPartition, entry: &Segment, key: &str) {
+        (self.see)(Seen::Offloaded { topic_partition, segment: entry, key });
+        let file = manifest::index_path(topic_partition, entry);
+        let Some(content) = self.small(&file, FileKind::Index, Some(topic_partition)).await else { return };
+        let Some(index) = IndexFile::decode(&content) else { return self.find(Finding::Index { file }) };
+        self.part(0, content.len() as u64, Part::Index(&index));
+        let is_ours = index.topic_partition == topic_partition
+            && index.segment.incarnation == entry.incarnation
+            && index.segment.end_position == entry.end_position;
+        if !is_ours {
+            self.find(Finding::Index { file });
+        }
     }
 
     /// Every extent of a sealed segment. After damage it goes on at the next extent that can be read, so that all of it is named.

@@ -10,10 +10,10 @@ pub mod base {
         inline: "
             package tidegate:sdk;
             world base {
-                import tidegate:plugin/types@0.1.1;
-                import tidegate:plugin/log@0.1.1;
-                import tidegate:plugin/metrics@0.1.1;
-                export tidegate:plugin/lifecycle@0.1.1;
+                import tidegate:plugin/types@0.1.2;
+                import tidegate:plugin/log@0.1.2;
+                import tidegate:plugin/metrics@0.1.2;
+                export tidegate:plugin/lifecycle@0.1.2;
             }
         ",
         pub_export_macro: true,
@@ -29,15 +29,15 @@ pub mod router {
         inline: "
             package tidegate:sdk;
             world router {
-                import tidegate:plugin/topics@0.1.1;
-                export tidegate:plugin/routing@0.1.1;
+                import tidegate:plugin/topics@0.1.2;
+                export tidegate:plugin/routing@0.1.2;
             }
         ",
         pub_export_macro: true,
         export_macro_name: "export_router",
         runtime_path: "::tidegate_sdk::__private::wit_bindgen::rt",
         generate_all,
-        with: { "tidegate:plugin/types@0.1.1": crate::bindings::base::tidegate::plugin::types },
+        with: { "tidegate:plugin/types@0.1.2": crate::bindings::base::tidegate::plugin::types },
     });
 }
 
@@ -47,14 +47,14 @@ pub mod partitioner {
         inline: "
             package tidegate:sdk;
             world partitioner {
-                export tidegate:plugin/partitioning@0.1.1;
+                export tidegate:plugin/partitioning@0.1.2;
             }
         ",
         pub_export_macro: true,
         export_macro_name: "export_partitioner",
         runtime_path: "::tidegate_sdk::__private::wit_bindgen::rt",
         generate_all,
-        with: { "tidegate:plugin/types@0.1.1": crate::bindings::base::tidegate::plugin::types },
+        with: { "tidegate:plugin/types@0.1.2": crate::bindings::base::tidegate::plugin::types },
     });
 }
 
@@ -64,14 +64,14 @@ pub mod ack {
         inline: "
             package tidegate:sdk;
             world ack {
-                export tidegate:plugin/acknowledging@0.1.1;
+                export tidegate:plugin/acknowledging@0.1.2;
             }
         ",
         pub_export_macro: true,
         export_macro_name: "export_ack",
         runtime_path: "::tidegate_sdk::__private::wit_bindgen::rt",
         generate_all,
-        with: { "tidegate:plugin/types@0.1.1": crate::bindings::base::tidegate::plugin::types },
+        with: { "tidegate:plugin/types@0.1.2": crate::bindings::base::tidegate::plugin::types },
     });
 }
 
@@ -81,14 +81,14 @@ pub mod retention {
         inline: "
             package tidegate:sdk;
             world retention {
-                export tidegate:plugin/retaining@0.1.1;
+                export tidegate:plugin/retaining@0.1.2;
             }
         ",
         pub_export_macro: true,
         export_macro_name: "export_retention",
         runtime_path: "::tidegate_sdk::__private::wit_bindgen::rt",
         generate_all,
-        with: { "tidegate:plugin/types@0.1.1": crate::bindings::base::tidegate::plugin::types },
+        with: { "tidegate:plugin/types@0.1.2": crate::bindings::base::tidegate::plugin::types },
     });
 }
 
@@ -98,13 +98,30 @@ pub mod filter {
         inline: "
             package tidegate:sdk;
             world filter {
-                export tidegate:plugin/filtering@0.1.1;
+                export tidegate:plugin/filtering@0.1.2;
             }
         ",
         pub_export_macro: true,
         export_macro_name: "export_filter",
         runtime_path: "::tidegate_sdk::__private::wit_bindgen::rt",
         generate_all,
-        with: { "tidegate:plugin/types@0.1.1": crate::bindings::base::tidegate::plugin::types },
+        with: { "tidegate:plugin/types@0.1.2": crate::bindings::base::tidegate::plugin::types },
+    });
+}
+
+pub mod offload {
+    wit_bindgen::generate!({
+        path: "wit",
+        inline: "
+            package tidegate:sdk;
+            world offload {
+                export tidegate:plugin/offloading@0.1.2;
+            }
+        ",
+        pub_export_macro: true,
+        export_macro_name: "export_offload",
+        runtime_path: "::tidegate_sdk::__private::wit_bindgen::rt",
+        generate_all,
+        with: { "tidegate:plugin/types@0.1.2": crate::bindings::base::tidegate::plugin::types },
     });
 }

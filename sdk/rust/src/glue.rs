@@ -13,6 +13,7 @@ use crate::{
         router::exports::tidegate::plugin::routing,
     },
     host,
+    offload::{self, Choices, Offloader},
     retention::{Eraser, Kept, Retention, Stored, Topic, Verdicts, stored_context},
 };
 
@@ -163,4 +164,18 @@ impl From<types::Failure> for Failure {
             types::Failure::Failed(reason) => Self::Failed(reason),
         }
     }
+}
+
+/// # Errors
+/// The policy's own, or that it did not choose for every partition.
+pub fn offload<O: Offloader>(
+    policy: &mut O,
+    topic: &types::Topic,
+    logs: &[offload::PartitionLog],
+    now: i64,
+) -> Result<Vec<Vec<u32>>, types::Failure> {
+    let topic = offload::Topic { name: &topic.name, partitions: topic.partitions, logs, now };
+    let mut choices = Choices::new(logs.len());
+    policy.offload(&topic, &mut choices)?;
+    Ok(choices.finish()?)
 }

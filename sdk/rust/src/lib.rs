@@ -65,6 +65,7 @@ pub mod hash;
 mod host;
 pub mod json;
 pub mod log;
+pub mod offload;
 mod partitioner;
 #[cfg(all(target_family = "wasm", getrandom_backend = "custom"))]
 mod randomness;
@@ -91,7 +92,7 @@ pub mod __private {
 }
 
 /// Makes a plugin of a type, once in a crate whose `crate-type` contains `cdylib`: `export!(router: MyRouter);`, or `partitioner`, `ack`,
-/// `retention` or `eraser` before the colon.
+/// `retention`, `eraser`, `offloader` or `archivist` (an eraser that offloads) before the colon.
 ///
 /// The name, version and description of the plugin are those of the crate.
 #[macro_export]
@@ -179,36 +180,34 @@ macro_rules! export {
     (eraser: $plugin:ty) => {
         #[cfg(target_family = "wasm")]
         const _: () = {
-            use $crate::bindings::filter::exports::tidegate::plugin::filtering;
             $crate::__export_retention!($plugin);
-
-            impl filtering::Guest for Exported {
-                fn keep(
-                    topic: filtering::Topic,
-                    partition: u32,
-                    batch: filtering::Batch,
-                    offsets: ::std::vec::Vec<i64>,
-                    now: i64,
-                ) -> ::std::result::Result<::std::vec::Vec<u64>, filtering::Failure> {
-                    PLUGIN.with_borrow_mut(|plugin| {
-                        let plugin = plugin.as_mut().expect("the broker opens a plugin before it calls it");
-                        $crate::glue::keep(plugin, topic, partition, batch, &offsets, now)
-                    })
-                }
-            }
-
-    $crate::bindings::filter::export_filter!(Exported with_types_in $crate::bindings::filter);
+            $crate::__export_filter!();
+        };
+    };
+    (offloader: $plugin:ty) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            $crate::__export_retention!($plugin);
+            $crate::__export_offload!();
+        };
+    };
+    (archivist: $plugin:ty) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            $crate::__export_retention!($plugin);
+            $crate::__export_filter!();
+            $crate::__export_offload!();
         };
     };
     ($kind:ident: $plugin:ty) => {
         ::core::compile_error!(::core::concat!(
             "`",
             ::core::stringify!($kind),
-            "` is not a kind of plugin: write `export!(router: MyType)`, or `partitioner`, `ack`, `retention` or `eraser` for it"
+            "` is not a kind of plugin: write `export!(router: MyType)`, or `partitioner`, `ack`, `retention`, `eraser`, `offloader` or `archivist` for it"
         ));
     };
     ($plugin:ty) => {
-        ::core::compile_error!("say what it is: `export!(router: MyType)`, or `partitioner`, `ack`, `retention` or `eraser` for it");
+        ::core::compile_error!("say what it is: `export!(router: MyType)`, or `partitioner`, `ack`, `retention`, `eraser`, `offloader` or `archivist` for it");
     };
 }
 
@@ -233,6 +232,54 @@ macro_rules! __export_retention {
         }
 
         $crate::bindings::retention::export_retention!(Exported with_types_in $crate::bindings::retention);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_filter {
+    () => {
+        use $crate::bindings::filter::exports::tidegate::plugin::filtering;
+
+        impl filtering::Guest for Exported {
+            fn keep(
+                topic: filtering::Topic,
+                partition: u32,
+                batch: filtering::Batch,
+                offsets: ::std::vec::Vec<i64>,
+                now: i64,
+            ) -> ::std::result::Result<::std::vec::Vec<u64>, filtering::Failure> {
+                PLUGIN.with_borrow_mut(|plugin| {
+                    let plugin = plugin.as_mut().expect("the broker opens a plugin before it calls it");
+                    $crate::glue::keep(plugin, topic, partition, batch, &offsets, now)
+                })
+            }
+        }
+
+        $crate::bindings::filter::export_filter!(Exported with_types_in $crate::bindings::filter);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_offload {
+    () => {
+        use $crate::bindings::offload::exports::tidegate::plugin::offloading;
+
+        impl offloading::Guest for Exported {
+            fn offload(
+                topic: offloading::Topic,
+                logs: ::std::vec::Vec<offloading::PartitionLog>,
+                now: i64,
+            ) -> ::std::result::Result<::std::vec::Vec<::std::vec::Vec<u32>>, offloading::Failure> {
+                PLUGIN.with_borrow_mut(|plugin| {
+                    let plugin = plugin.as_mut().expect("the broker opens a plugin before it calls it");
+                    $crate::glue::offload(plugin, &topic, &logs, now)
+                })
+            }
+        }
+
+        $crate::bindings::offload::export_offload!(Exported with_types_in $crate::bindings::offload);
     };
 }
 

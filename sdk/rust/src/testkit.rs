@@ -14,6 +14,7 @@ use crate::{
     },
     glue::{self, Needs},
     host::stand_in::HOST,
+    offload::{self, Offloader},
     retention::{Eraser, PartitionLog, Retention},
 };
 
@@ -344,6 +345,17 @@ impl<R: Retention> Opened<R> {
             .into_iter()
             .map(|verdict| Judged { delete_before: verdict.delete_before, rewrite: verdict.rewrite });
         Ok(judged.collect())
+    }
+}
+
+impl<O: Offloader> Opened<O> {
+    /// Asks which segments of partitions go to the object store, at [`Opened::now`]: their indexes, for each partition.
+    ///
+    /// # Errors
+    /// The policy's own, or that it did not choose for every partition.
+    pub fn offload(&mut self, logs: &[offload::PartitionLog]) -> Result<Vec<Vec<u32>>, Failure> {
+        let topic = types::Topic { name: SENT_TO.to_owned(), partitions: self.partitions };
+        Ok(glue::offload(&mut self.plugin, &topic, logs, self.now)?)
     }
 }
 

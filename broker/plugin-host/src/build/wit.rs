@@ -5,13 +5,14 @@ use std::path::Path;
 use super::{BuildError, file};
 
 macro_rules! files {
-    ($($name:literal),*) => { [$(($name, include_str!(concat!("../../../../wit/since-0.1.1/", $name)))),*] };
+    ($($name:literal),*) => { [$(($name, include_str!(concat!("../../../../wit/since-0.1.2/", $name)))),*] };
 }
 
-const FILES: [(&str, &str); 7] = files!(
+const FILES: [(&str, &str); 8] = files!(
     "acknowledging.wit",
     "host.wit",
     "lifecycle.wit",
+    "offloading.wit",
     "partitioning.wit",
     "retaining.wit",
     "routing.wit",
@@ -21,7 +22,7 @@ const FILES: [(&str, &str); 7] = files!(
 /// The worlds, and whether plugins of each can name topics.
 pub(super) const WORLDS: [&str; 5] = ["router", "partitioner", "ack", "retention", "eraser"];
 /// As imports name it.
-pub(super) const VERSION: &str = "0.1.1";
+pub(super) const VERSION: &str = "0.1.2";
 
 /// Lays the interface into a folder.
 pub(super) fn write(folder: &Path) -> Result<(), BuildError> {
@@ -49,7 +50,7 @@ mod tests {
 
     #[test]
     fn every_file_of_the_interface_is_there() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit/since-0.1.1");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit/since-0.1.2");
         let mut found: Vec<String> = std::fs::read_dir(folder)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

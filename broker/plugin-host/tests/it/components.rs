@@ -37,7 +37,7 @@ fn plugins_are_known_by_their_world() {
     assert_eq!(HOSTILE.component().world, World::Router);
     assert_eq!(ROUTER_TOPIC.component().world, World::Router);
     assert_eq!(MURMUR2.component().world, World::Partitioner);
-    assert_eq!(MURMUR2.component().interface, "0.1.1");
+    assert_eq!(MURMUR2.component().interface, "0.1.2");
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn machine_code_is_kept_and_taken_up_again() {
     let compiled = FIRST_ROUTER.compiled();
     let bytes = compiled.to_cache().expect("it is written");
     let again = kept(&ENGINE, compiled.sha256(), &bytes).expect("it is taken up");
-    assert_eq!((again.world(), again.interface(), again.sha256()), (World::Router, "0.1.1", compiled.sha256()));
+    assert_eq!((again.world(), again.interface(), again.sha256()), (World::Router, "0.1.2", compiled.sha256()));
     let config = r#"{ "regions": { "eu": "orders-eu" } }"#;
     let mut router = Router::open(&again, config, &patient()).expect("it opens");
     route(&mut router, &[Some("eu")]).expect("it answers");

@@ -4,6 +4,7 @@ mod ack;
 mod components;
 mod equality;
 mod hostile;
+mod offload;
 mod retention;
 mod routing;
 mod versions;
@@ -56,6 +57,7 @@ struct Guest {
 static HOSTILE: Guest = Guest::new("broker/plugin-host/tests/guests/router");
 static HOSTILE_ACK: Guest = Guest::new("broker/plugin-host/tests/guests/ack");
 static HOSTILE_RETENTION: Guest = Guest::new("broker/plugin-host/tests/guests/retention");
+static HOSTILE_OFFLOAD: Guest = Guest::new("broker/plugin-host/tests/guests/offload");
 static FIRST_ROUTER: Guest = Guest::new("examples/first-router-rust");
 static ROUTER_TOPIC: Guest = Guest::new("plugins/router-topic");
 static MURMUR2: Guest = Guest::new("plugins/partitioner-murmur2");

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use tidegate_plugin_host::{
-    AckHook, Compiled, Filter, Limits, Partitioner, Retention, Router,
+    AckHook, Compiled, Filter, Limits, Offloader, Partitioner, Retention, Router,
     ack::{Acks, Arrival, Copies, Decision},
     compile, component,
-    retention::PartitionLog,
+    retention::{OffloadLog, PartitionLog, Segment},
 };
 use tidegate_records::columns::Columns;
 
@@ -58,6 +58,20 @@ fn plugins_built_against_0_1_1_work() {
     let mut filter = Filter::open(&eraser, "erase", &patient()).expect("it opens");
     let stored = Columns { offsets: Some(vec![3, 4]), ..keyed(&[Some("erase"), Some("a")]) };
     assert_eq!(filter.keep(&TOPIC, 0, &stored, 0).expect("it answers"), [0b10]);
+}
+
+#[test]
+fn plugins_built_against_0_1_2_work() {
+    routers_and_partitioners_work("0.1.2");
+
+    let policy = old("0.1.2", "retention-offload");
+    let config = r#"{ "local_ms": 100 }"#;
+    assert!(Retention::open(&policy, config, &patient()).expect("it opens").offloads());
+    let mut offloader = Offloader::open(&policy, config, &patient()).expect("it opens");
+    let segment = |max_timestamp| (Segment { base_offset: 0, next_offset: 9, max_timestamp, bytes: 1 }, false);
+    let segments = vec![segment(0), segment(150)];
+    let log = OffloadLog { partition: 0, start_offset: 0, high_watermark: 9, segments, active_bytes: 0 };
+    assert_eq!(offloader.offload(&TOPIC, &[log], 200).expect("it answers"), [vec![0]]);
 }
 
 /// Whoever releases an interface leaves components that were built against it.

@@ -5,6 +5,7 @@
 //! Every setting stands in one table (`settings.rs`) with its documentation, so the parser, the documented default file and what
 //! clients are told of the broker's configuration cannot differ.
 
+mod document;
 mod parse;
 mod settings;
 
@@ -16,6 +17,8 @@ use std::{
 };
 
 pub use settings::{Kind, SETTINGS, Setting, TopicRule};
+
+use crate::{control::objects::ObjectStoreOptions, objects::ObjectLocation};
 
 /// Everything that can be configured, with its value. [`Config::default`] has the defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +68,14 @@ pub struct Config {
     pub journal_bytes: u64,
     pub direct_write_bytes_min: usize,
     pub open_files_max: u32,
+
+    pub object_store_url: Option<String>,
+    pub object_store_endpoint: Option<String>,
+    pub object_store_region: Option<String>,
+    pub object_store_access_key_file: Option<PathBuf>,
+    pub object_store_secret_key_file: Option<PathBuf>,
+    pub object_store_allow_http: bool,
+    pub object_store_timeout_ms: u64,
 
     pub plugin_upload_bytes_max: usize,
     pub plugin_memory_bytes_max: u64,
@@ -197,6 +208,14 @@ pub enum Problem {
         "listen = {listen} is every address of this machine, which clients cannot be told: add --advertise HOST:PORT (or advertise)"
     )]
     AdvertiseNeeded { listen: Address },
+    #[error("object.store.url = {url:?} is no object store: write file:///DIRECTORY or s3://BUCKET/PREFIX")]
+    NoObjectStore { url: String },
+    #[error("{key} says nothing without {needs}: set that, too")]
+    Needs { key: &'static str, needs: &'static str },
+    #[error(
+        "object.store.endpoint = {endpoint:?} must begin with https://, or with http:// where object.store.allow.http = true"
+    )]
+    PlainEndpoint { endpoint: String },
     #[error("{smaller} = {smaller_value} must not be larger than {larger} = {larger_value}")]
     Order { smaller: &'static str, smaller_value: i64, larger: &'static str, larger_value: i64 },
 }
@@ -252,11 +271,11 @@ impl Config {
                 let mut seen = std::collections::BTreeSet::new();
                 for entry in entries {
                     let place = Place::Line { file: name.to_path_buf(), line: entry.line };
-                    let result = match settings::find(&entry.key) {
+                    let result = match document::find(&entry.key) {
                         Some(setting) if !seen.insert(setting.name) => Err(Problem::Twice { key: setting.name }),
                         Some(setting) => setting.set(&mut config, &entry.value),
                         None => {
-                            let suggestion = settings::suggest(&entry.key);
+                            let suggestion = document::suggest(&entry.key);
                             Err(Problem::UnknownKey { key: entry.key, suggestion })
                         }
                     };
@@ -269,7 +288,7 @@ impl Config {
             }
         }
         for flag in flags {
-            let setting = settings::find(flag.name).expect("flags are named in the table of settings");
+            let setting = document::find(flag.name).expect("flags are named in the table of settings");
             let result = setting.set(&mut config, &parse::Value::Unquoted(flag.value.clone()));
             let place = Place::Flag(flag.name.to_owned());
             errors.extend(result.err().map(|problem| ConfigError { place, problem }));
@@ -290,6 +309,7 @@ impl Config {
         if self.advertise.is_none() && self.listen.is_unspecified() {
             problems.push(Problem::AdvertiseNeeded { listen: self.listen.clone() });
         }
+        problems.extend(self.check_object_store());
         for (smaller, larger) in [
             ("group.min.session.timeout.ms", "group.max.session.timeout.ms"),
             ("group.consumer.heartbeat.interval.ms", "group.consumer.session.timeout.ms"),
@@ -297,13 +317,66 @@ impl Config {
             ("socket.request.max.bytes", "queued.max.request.bytes"),
         ] {
             let value =
-                |name| settings::find(name).and_then(|setting| setting.integer(self)).expect("an integer setting");
+                |name| document::find(name).and_then(|setting| setting.integer(self)).expect("an integer setting");
             let (smaller_value, larger_value) = (value(smaller), value(larger));
             if smaller_value > larger_value {
                 problems.push(Problem::Order { smaller, smaller_value, larger, larger_value });
             }
         }
         problems
+    }
+
+    fn check_object_store(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let bucket = match &self.object_store_url {
+            Some(url) => match ObjectLocation::parse(url) {
+                Some(ObjectLocation::Bucket { .. }) => true,
+                Some(ObjectLocation::Directory(_)) => false,
+                None => return vec![Problem::NoObjectStore { url: url.clone() }],
+            },
+            None => false,
+        };
+        let keys = (&self.object_store_access_key_file, &self.object_store_secret_key_file);
+        for (key, is_set) in [
+            ("object.store.endpoint", self.object_store_endpoint.is_some()),
+            ("object.store.region", self.object_store_region.is_some()),
+            ("object.store.access.key.file", keys.0.is_some()),
+        ] {
+            if is_set && !bucket {
+                problems.push(Problem::Needs { key, needs: "object.store.url = \"s3://BUCKET\"" });
+            }
+        }
+        match keys {
+            (Some(_), None) => {
+                let (key, needs) = ("object.store.access.key.file", "object.store.secret.key.file");
+                problems.push(Problem::Needs { key, needs });
+            }
+            (None, Some(_)) => {
+                let (key, needs) = ("object.store.secret.key.file", "object.store.access.key.file");
+                problems.push(Problem::Needs { key, needs });
+            }
+            _ => {}
+        }
+        if let Some(endpoint) = &self.object_store_endpoint {
+            let is_plain = endpoint.starts_with("http://") && self.object_store_allow_http;
+            if !is_plain && !endpoint.starts_with("https://") {
+                problems.push(Problem::PlainEndpoint { endpoint: endpoint.clone() });
+            }
+        }
+        problems
+    }
+
+    /// How the object store is reached, if there is one.
+    pub fn object_store(&self) -> Option<ObjectStoreOptions> {
+        Some(ObjectStoreOptions {
+            location: self.object_store_url.as_deref().and_then(ObjectLocation::parse)?,
+            endpoint: self.object_store_endpoint.clone(),
+            region: self.object_store_region.clone(),
+            access_key_file: self.object_store_access_key_file.clone(),
+            secret_key_file: self.object_store_secret_key_file.clone(),
+            allow_http: self.object_store_allow_http,
+            timeout: std::time::Duration::from_millis(self.object_store_timeout_ms),
+        })
     }
 
     /// Every setting with its value as text; `None` where it has none. What DescribeConfigs says of a broker.
@@ -313,7 +386,7 @@ impl Config {
 
     /// The default configuration as a commented TOML file: what every key means, its unit, its range and its default.
     pub fn documented_default() -> String {
-        settings::document(&Self::default())
+        document::document(&Self::default())
     }
 
     /// The defaults of topics that differ from Kafka's, by the topics' own names for them.

@@ -1,8 +1,8 @@
 //! The table of settings: names, documentation, ranges, and how each is read from and written to [`Config`].
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
-use super::{Address, Config, Durability, LogFormat, Problem, parse::Value};
+use super::{Address, Config, Durability, LogFormat, Problem, document::topic_defaults, parse::Value};
 use crate::logging;
 
 /// One setting.
@@ -218,95 +218,6 @@ fn describe(value: &Value) -> String {
         Value::Boolean(value) => value.to_string(),
         Value::Other(what) => (*what).to_owned(),
     }
-}
-
-/// The setting of that name.
-pub(super) fn find(name: &str) -> Option<&'static Setting> {
-    SETTINGS.iter().find(|setting| setting.name == name)
-}
-
-/// The setting that was probably meant.
-pub(super) fn suggest(name: &str) -> Option<&'static str> {
-    // Kafka users write data.dir and log.dirs, others data_dir.
-    let normal = |name: &str| name.replace(['-', '_'], ".").to_lowercase();
-    let meant = normal(name);
-    SETTINGS
-        .iter()
-        .map(|setting| (strsim::jaro_winkler(&meant, &normal(setting.name)), setting.name))
-        .filter(|(likeness, _)| *likeness > 0.88)
-        .max_by(|left, right| left.0.total_cmp(&right.0))
-        .map(|(_, name)| name)
-}
-
-/// The defaults of topics' configuration.
-pub(super) fn topic_defaults() -> BTreeMap<&'static str, String> {
-    SETTINGS
-        .iter()
-        .filter_map(|setting| match setting.kind {
-            Kind::Topic { topic_name, default, .. } => Some((topic_name, default.to_owned())),
-            _ => None,
-        })
-        .collect()
-}
-
-/// A TOML file in which everything is explained and commented out.
-pub(super) fn document(defaults: &Config) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::from(
-        "# Tidegate's configuration. Every setting is shown with its default; remove the # in front of what you change.\n\
-         # Flags of the command line win over this file. Check it with: tidegate config check FILE\n",
-    );
-    let mut section = "";
-    for setting in SETTINGS {
-        if setting.section != section {
-            section = setting.section;
-            let _ = write!(text, "\n## {section}\n");
-        }
-        text.push('\n');
-        for line in wrap(setting.help, 116) {
-            let _ = writeln!(text, "# {line}");
-        }
-        let mut facts = vec![setting.expected()];
-        if !setting.unit.is_empty() {
-            facts.push(setting.unit.to_owned());
-        }
-        if setting.is_kafka {
-            facts.push("Kafka's name".to_owned());
-        }
-        let _ = writeln!(text, "# ({})", facts.join("; "));
-        let quoted = matches!(
-            setting.kind,
-            Kind::Text { .. }
-                | Kind::LogFilter { .. }
-                | Kind::Path { .. }
-                | Kind::Address { .. }
-                | Kind::Choice { .. }
-                | Kind::Topic { rule: TopicRule::OneOf(_) | TopicRule::ListOf(_), .. }
-        );
-        let value = setting.get(defaults).unwrap_or_default();
-        // TOML takes a.b = 1 and a.b.c = 2 for a contradiction, but for the quotes.
-        let is_below =
-            |other: &Setting| setting.name.strip_prefix(other.name).is_some_and(|rest| rest.starts_with('.'));
-        let name = if SETTINGS.iter().any(is_below) { format!("{:?}", setting.name) } else { setting.name.to_owned() };
-        let _ = if quoted { writeln!(text, "#{name} = {value:?}") } else { writeln!(text, "#{name} = {value}") };
-    }
-    text
-}
-
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        let line = lines.last_mut().expect("there is one from the start");
-        if !line.is_empty() && line.len() + 1 + word.len() > width {
-            lines.push(word.to_owned());
-        } else {
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-    }
-    lines
 }
 
 /// Every setting, in the order in which the documented file shows them.
@@ -924,6 +835,86 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        name: "object.store.url",
+        section: "Object store",
+        help: "Where retention plugins may send segments: file:///DIRECTORY (on another disk, say) or s3://BUCKET/PREFIX. A store that segments were \
+               sent to stays needed as long as they are read. No two clusters may share a prefix.",
+        unit: "",
+        is_kafka: false,
+        kind: Kind::Text {
+            get: |config| config.object_store_url.clone(),
+            set: |config, text| config.object_store_url = Some(text),
+        },
+    },
+    Setting {
+        name: "object.store.endpoint",
+        section: "Object store",
+        help: "The S3-compatible server, as a URL with its port; not needed for Amazon's own.",
+        unit: "",
+        is_kafka: false,
+        kind: Kind::Text {
+            get: |config| config.object_store_endpoint.clone(),
+            set: |config, text| config.object_store_endpoint = Some(text),
+        },
+    },
+    Setting {
+        name: "object.store.region",
+        section: "Object store",
+        help: "The bucket's region; else AWS_REGION of the environment, or us-east-1.",
+        unit: "",
+        is_kafka: false,
+        kind: Kind::Text {
+            get: |config| config.object_store_region.clone(),
+            set: |config, text| config.object_store_region = Some(text),
+        },
+    },
+    Setting {
+        name: "object.store.access.key.file",
+        section: "Object store",
+        help: "A file whose first line is the access key; without it the environment (AWS_ACCESS_KEY_ID and its like) or the machine's role has it.",
+        unit: "",
+        is_kafka: false,
+        kind: Kind::Path {
+            get: |config| config.object_store_access_key_file.clone(),
+            set: |config, path| config.object_store_access_key_file = Some(path),
+        },
+    },
+    Setting {
+        name: "object.store.secret.key.file",
+        section: "Object store",
+        help: "A file whose first line is the secret key that goes with the access key.",
+        unit: "",
+        is_kafka: false,
+        kind: Kind::Path {
+            get: |config| config.object_store_secret_key_file.clone(),
+            set: |config, path| config.object_store_secret_key_file = Some(path),
+        },
+    },
+    Setting {
+        name: "object.store.allow.http",
+        section: "Object store",
+        help: "Whether the endpoint may be reached without TLS.",
+        unit: "",
+        is_kafka: false,
+        kind: Kind::Boolean {
+            get: |config| config.object_store_allow_http,
+            set: |config, value| config.object_store_allow_http = value,
+        },
+    },
+    Setting {
+        name: "object.store.timeout.ms",
+        section: "Object store",
+        help: "How long a read of an offloaded segment may take; its consumer then gets KAFKA_STORAGE_ERROR and tries again.",
+        unit: "milliseconds",
+        is_kafka: false,
+        kind: Kind::Integer {
+            min: 100,
+            max: 600_000,
+            get: |config| config.object_store_timeout_ms as i64,
+            set: |config, number| config.object_store_timeout_ms = number as u64,
+        },
+    },
+    Setting {
         name: "plugin.upload.max.bytes",
         section: "Plugins",
         help: "How large a plugin may be that is uploaded.",
@@ -1033,6 +1024,13 @@ impl Default for Config {
             journal_bytes: 1 << 30,
             direct_write_bytes_min: 16 << 10,
             open_files_max: 4096,
+            object_store_url: None,
+            object_store_endpoint: None,
+            object_store_region: None,
+            object_store_access_key_file: None,
+            object_store_secret_key_file: None,
+            object_store_allow_http: false,
+            object_store_timeout_ms: 10_000,
             plugin_upload_bytes_max: 64 << 20,
             plugin_memory_bytes_max: 64 << 20,
             plugin_output_bytes_max: 16 << 20,

@@ -69,6 +69,9 @@ fn settings_that_do_not_go_together_are_refused() {
         "num.partitions = 2\n\"num.partitions\" = 3",
         "message.max.bytes = 200000000",
         "shards = ",
+        "object.store.url = \"http://x\"",
+        "object.store.endpoint = \"http://127.0.0.1:9000\"",
+        "object.store.url = \"s3://bucket\"\nobject.store.access.key.file = \"key\"",
     ] {
         all.push(load(text).unwrap_err().to_string());
     }
@@ -77,6 +80,10 @@ fn settings_that_do_not_go_together_are_refused() {
     all.push(missing.to_string());
     insta::assert_snapshot!(all.join("\n"));
     load("admin = \"0.0.0.0:9644\"\nadmin-token-file = \"token\"").unwrap();
+    load("object.store.url = \"file:///objects\"").unwrap();
+    let bucket = "object.store.url = \"s3://bucket\"\nobject.store.endpoint = \"http://127.0.0.1:9000\"";
+    load(bucket).unwrap_err();
+    load(&format!("{bucket}\nobject.store.allow.http = true")).unwrap();
     load("listen = \"0.0.0.0:9092\"\nadvertise = \"broker.example:9092\"").unwrap();
 }
 

@@ -24,10 +24,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     admin::{self, AdminError, AdminOptions, Token},
     metrics::MetricsPage,
+    objects::{self, ObjectStoreError, ObjectStoreOptions},
     plugins::{self, LoadedPlugin, PluginError, PluginHost, PluginStore},
     quorum::{Quorum, QuorumError},
 };
-use crate::{metrics::ShardReport, readers::Readers};
+use crate::{metrics::ShardReport, objects::ObjectClient, readers::Readers};
 
 /// Proposals that are committed with one sync at most.
 const BATCH_MAX: usize = 256;
@@ -56,6 +57,8 @@ pub struct ControlOptions {
     pub admin: AdminOptions,
     pub page: Arc<MetricsPage>,
     pub plugin_host: Arc<dyn PluginHost>,
+    /// Where offloaded segments go, if anywhere.
+    pub object_store: Option<ObjectStoreOptions>,
     /// Called once, with the reason, when nothing can be committed any more: the process has to end.
     pub fatal: Box<dyn Fn(String) + Send>,
 }
@@ -69,6 +72,8 @@ pub enum ControlError {
     Admin(#[from] AdminError),
     #[error(transparent)]
     Plugins(#[from] PluginError),
+    #[error(transparent)]
+    ObjectStore(#[from] ObjectStoreError),
     #[error("the control thread cannot be started: {source}")]
     Thread { source: std::io::Error },
 }
@@ -198,6 +203,8 @@ pub struct Control {
     pub plugins: Vec<LoadedPlugin>,
     /// Where the admin endpoint listens.
     pub admin: std::net::SocketAddr,
+    /// The object store, for shards; it may be none.
+    pub objects: ObjectClient,
     thread: thread::JoinHandle<()>,
 }
 
@@ -207,7 +214,8 @@ impl Control {
     /// # Errors
     /// When the log is damaged, or the admin endpoint cannot listen or has no token where it needs one.
     pub fn start(options: ControlOptions) -> Result<Self, ControlError> {
-        let ControlOptions { data_directory, empty, admin: admin_options, page, plugin_host, fatal } = options;
+        let ControlOptions { data_directory, empty, admin: admin_options, page, plugin_host, object_store, fatal } =
+            options;
         let token = admin_options.token_file.as_deref().map(Token::read).transpose()?;
         let listener = admin::bind(&admin_options, token.is_some())?;
         let admin_address = listener.local_addr().map_err(|source| ControlError::Thread { source })?;
@@ -224,9 +232,12 @@ impl Control {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name("control-blocking")
-            .max_blocking_threads(2)
+            // A plugin that is compiled must not hold up readers of an object store that is a directory.
+            .max_blocking_threads(8)
             .build()
             .map_err(|source| ControlError::Thread { source })?;
+        let objects = object_store.map(|options| objects::open(&options, runtime.handle())).transpose()?;
+        let objects = objects.unwrap_or_default();
         let state = admin::AdminState::new(handle.clone(), page.clone(), token, &admin_options);
         let started_with = plugins.values().cloned().collect();
         // Weak: the loop ends when all handles are gone, and its own must not keep it alive.
@@ -247,7 +258,7 @@ impl Control {
                 });
             })
             .map_err(|source| ControlError::Thread { source })?;
-        Ok(Self { handle, image, deleted_topics, plugins: started_with, admin: admin_address, thread })
+        Ok(Self { handle, image, deleted_topics, plugins: started_with, admin: admin_address, objects, thread })
     }
 
     /// Commits what was proposed before, answers it, and ends the thread.

@@ -288,6 +288,26 @@ fn disk(f: &mut Families<'_>, shards: &[Arc<ShardMetrics>]) -> fmt::Result {
     f.counters("tidegate_disk_read_bytes", "Bytes read from files", shards, |s| s.disk_read_bytes.value())?;
     f.counters("tidegate_disk_written_bytes", "Bytes written to files", shards, |s| s.disk_write_bytes.value())?;
     f.counters("tidegate_disk_errors", "Operations on files that failed", shards, |s| s.disk_errors.value())?;
+    f.counters("tidegate_object_read_bytes", "Bytes read from the object store", shards, |s| {
+        s.object_read_bytes.value()
+    })?;
+    f.counters("tidegate_object_written_bytes", "Bytes written to the object store", shards, |s| {
+        s.object_write_bytes.value()
+    })?;
+    f.histograms(
+        "tidegate_object_read_seconds",
+        "Time until the object store gave what was asked for",
+        HistogramUnit::Latency,
+        shards,
+        |s| &s.object_read_latency,
+    )?;
+    f.counters("tidegate_object_errors", "Calls of the object store that failed", shards, |s| s.object_errors.value())?;
+    f.counters("tidegate_segments_offloaded", "Segments sent to the object store", shards, |s| {
+        s.segments_offloaded.value()
+    })?;
+    f.counters("tidegate_objects_removed", "Objects removed from the object store", shards, |s| {
+        s.objects_removed.value()
+    })?;
     f.gauges("tidegate_journal_bytes", "Journal in use", shards, |s| s.journal_bytes_used.value() as f64)?;
     f.gauges("tidegate_tail_cache_bytes", "Memory of the newest records", shards, |s| {
         s.tail_cache_bytes.value() as f64
@@ -317,7 +337,7 @@ fn plugins(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
         }
         Ok(())
     };
-    let counters: [(&str, &str, Value); 20] = [
+    let counters: [(&str, &str, Value); 22] = [
         ("calls", "Calls of an attached plugin", |c| c.calls),
         ("records", "Records that it was asked about", |c| c.records),
         ("call_nanoseconds", "Time of its calls", |c| c.nanos),
@@ -336,6 +356,12 @@ fn plugins(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
         ("records_dead_lettered", "Records that went to the dead-letter topic", |c| c.dead_lettered),
         ("records_deleted", "Records that a retention policy had deleted", |c| c.deleted),
         ("records_erased", "Records that a retention policy had erased from segments", |c| c.erased),
+        ("segments_offloaded", "Segments that a retention policy had sent to the object store", |c| {
+            c.offloaded_segments
+        }),
+        ("bytes_offloaded", "Bytes of the segments that a retention policy had sent to the object store", |c| {
+            c.offloaded_bytes
+        }),
         (
             "throttle_milliseconds",
             "Time that producers were told to wait because plugins took more than plugin.core.max.percent",
@@ -423,11 +449,17 @@ fn partitions(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
             Ok(())
         })
     };
-    gauge("tidegate_log_size_bytes", "Bytes of a partition's log", |partition| {
+    gauge("tidegate_log_size_bytes", "Bytes of a partition's log on the disk", |partition| {
         i64::try_from(partition.size_bytes).unwrap_or(i64::MAX)
     })?;
     gauge("tidegate_log_segments", "Segments of a partition's log", |partition| {
         i64::try_from(partition.segments).unwrap_or(i64::MAX)
+    })?;
+    gauge("tidegate_log_offloaded_bytes", "Bytes of a partition's log in the object store", |partition| {
+        i64::try_from(partition.offloaded_bytes).unwrap_or(i64::MAX)
+    })?;
+    gauge("tidegate_log_offloaded_segments", "Segments of a partition's log in the object store", |partition| {
+        i64::try_from(partition.offloaded_segments).unwrap_or(i64::MAX)
     })?;
     gauge("tidegate_log_start_offset", "First offset of a partition", |partition| partition.log_start_offset)?;
     gauge("tidegate_log_end_offset", "Next offset of a partition", |partition| partition.log_end_offset)?;
@@ -523,6 +555,8 @@ mod tests {
             log_end_offset: 11,
             size_bytes: 4096,
             segments: 1,
+            offloaded_bytes: 0,
+            offloaded_segments: 0,
         };
         let committed =
             |topic: &str, partition, offset| CommittedReport { topic: topic.to_owned(), partition, offset, time: 0 };

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod controller;
 pub mod metadata_log;
 pub mod metrics;
+pub mod objects;
 mod plugin_api;
 pub mod plugins;
 pub mod quorum;

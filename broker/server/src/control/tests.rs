@@ -30,6 +30,7 @@ fn options(directory: &Path, listen: &str, token_file: Option<&Path>) -> Control
         },
         page: MetricsPage::new(vec![Arc::default()]),
         plugin_host: Arc::new(TextHost::default()),
+        object_store: None,
         fatal: Box::new(|reason| panic!("{reason}")),
     }
 }

@@ -23,10 +23,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use tidegate_storage::disk::{Access, AlignedBuffer, BLOCK_BYTES, Disk, DiskError, DiskErrorKind, Flush, Write};
+use tidegate_storage::{
+    disk::{Access, AlignedBuffer, BLOCK_BYTES, Disk, DiskError, DiskErrorKind, Flush, Write},
+    objects::{ObjectError, Objects},
+};
 
 use crate::{
     metrics::ShardMetrics,
+    objects::{ObjectClient, Upload},
     shell::{
         operation::{Completed, Failure, OpenFile, Operation, Sync},
         reactor::Reactor,
@@ -74,6 +78,8 @@ pub struct DiskOptions {
     pub root: PathBuf,
     /// Whether one flush of the device holds for all files of the directory: see `startup_check`.
     pub one_flush_for_all_files: bool,
+    /// The object store beside it.
+    pub objects: ObjectClient,
 }
 
 /// A shard's disk. Clones share the ring; it lives on one thread.
@@ -181,6 +187,13 @@ impl UringDisk {
         }
     }
 
+    fn count_object<T>(&self, done: Result<T, ObjectError>) -> Result<T, ObjectError> {
+        if done.is_err() {
+            self.shared.metrics.object_errors.add(1);
+        }
+        done
+    }
+
     async fn run(&self, operation: Operation) -> Result<Completed, DiskError> {
         self.check(self.shared.reactor.start(operation).await)
     }
@@ -236,6 +249,41 @@ impl UringDisk {
         let files: BTreeMap<i32, Rc<OpenFile>> =
             writes.iter().map(|write| (write.file.0.descriptor.as_raw_fd(), Rc::clone(&write.file.0))).collect();
         files.into_values().collect()
+    }
+}
+
+impl Objects for UringDisk {
+    type Upload = Upload;
+
+    async fn begin_object(&self, key: &str, length: u64) -> Result<Upload, ObjectError> {
+        self.count_object(self.shared.options.objects.begin(key, length))
+    }
+
+    async fn add_to_object(&self, upload: &mut Upload, bytes: Bytes) -> Result<(), ObjectError> {
+        let length = bytes.len() as u64;
+        self.count_object(upload.add(bytes).await)?;
+        self.shared.metrics.object_write_bytes.add(length);
+        Ok(())
+    }
+
+    async fn finish_object(&self, upload: Upload) -> Result<(), ObjectError> {
+        self.count_object(upload.finish().await)
+    }
+
+    async fn read_object(&self, key: &str, position: u64, length: usize) -> Result<Bytes, ObjectError> {
+        let started = Instant::now();
+        let bytes = self.count_object(self.shared.options.objects.read(key, position, length).await)?;
+        self.shared.metrics.object_read_latency.record_latency(started.elapsed());
+        self.shared.metrics.object_read_bytes.add(bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    async fn remove_object(&self, key: &str) -> Result<(), ObjectError> {
+        self.count_object(self.shared.options.objects.remove(key).await)
+    }
+
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<String>, ObjectError> {
+        self.count_object(self.shared.options.objects.list(prefix).await)
     }
 }
 

@@ -33,6 +33,7 @@ use super::{
     log::{Log, LogOptions, partition_specs},
     mailbox::{Letter, Mailbox, Mailboxes, NewConnection},
     memory::Memory,
+    offload::{Offloads, offload_loop},
     reporting::{Report, report_loop},
     runtime::{self, Runtime},
 };
@@ -109,6 +110,8 @@ pub struct ShardSetup {
     pub mailbox: Mailbox,
     pub disk: DiskOptions,
     pub log: LogOptions,
+    /// Deleted partitions of this shard that the object store may still have objects of.
+    pub doomed: Vec<TopicPartition>,
     pub limits: ConnectionLimits,
     pub clock: Clock,
     pub metrics: Arc<ShardMetrics>,
@@ -225,6 +228,17 @@ async fn run(setup: ShardSetup) {
         .filter_map(|found| found.error.as_ref().map(|error| format!("{}: {error}", found.partition)))
         .collect();
     let summary = ShardReady { partitions: recovered.len(), damaged };
+    for partition in setup.doomed {
+        log.store().doom(partition);
+    }
+    let needed = log.store().named_objects().len();
+    if needed > 0 && !setup.disk.objects.is_configured() {
+        tracing::error!(
+            segments = needed,
+            "segments were offloaded and there is no object store: who reads their records gets KAFKA_STORAGE_ERROR. Set object.store.url as it \
+             was, and restart"
+        );
+    }
     let core = Rc::new(Core {
         shard: RefCell::new(Shard::new(setup.identity.clone(), Arc::clone(&setup.settings))),
         log,
@@ -240,6 +254,8 @@ async fn run(setup: ShardSetup) {
         observed: setup.observed,
         watching: Cell::new(0),
         readers: RefCell::new(None),
+        offloads: Offloads::default(),
+        has_object_store: setup.disk.objects.is_configured(),
         open_connections: setup.open_connections,
         inputs: RefCell::default(),
         effects: RefCell::default(),
@@ -265,6 +281,7 @@ async fn run(setup: ShardSetup) {
     runtime::spawn_local(apply_loop(Rc::clone(&core))).detach();
     runtime::spawn_local(tick_loop(Rc::clone(&core))).detach();
     runtime::spawn_local(housekeeping_loop(Rc::clone(&core))).detach();
+    runtime::spawn_local(offload_loop(Rc::clone(&core))).detach();
     runtime::spawn_local(report_loop(Rc::clone(&core), setup.report)).detach();
     runtime::spawn_local(letter_loop(Rc::clone(&core), setup.mailbox)).detach();
     core.stopped.wait().await;
@@ -289,6 +306,9 @@ pub(crate) struct Core {
     watching: Cell<u64>,
     /// Who reads topics with a retention plugin; none until all groups are known.
     pub(crate) readers: RefCell<Option<Arc<Readers>>>,
+    /// Segments that are to go to the object store.
+    pub(crate) offloads: Offloads,
+    has_object_store: bool,
     open_connections: OpenConnections,
     inputs: RefCell<VecDeque<Input>>,
     effects: RefCell<Effects>,
@@ -317,6 +337,10 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn shard_id(&self) -> ShardId {
         self.identity.shard
+    }
+
+    pub(crate) fn objects_configured(&self) -> bool {
+        self.has_object_store
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -24,12 +24,13 @@ pub(crate) async fn clean(core: &Rc<Core>) {
             partitions.iter().for_each(|partition| core.shard.borrow_mut().clean_again(now, *partition, 1_000));
             continue;
         };
-        for partition in partitions {
-            if let Err(error) = judged.carry_out(core, partition).await {
+        for partition in &partitions {
+            if let Err(error) = judged.carry_out(core, *partition).await {
                 tracing::warn!(%partition, error, "what a retention plugin said could not be done; it is asked again");
             }
-            clean_one(core, partition, judged.expiry).await;
+            clean_one(core, *partition, judged.expiry).await;
         }
+        judged.offload(core, &partitions).await;
     }
 }
 

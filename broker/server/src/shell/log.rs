@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_model::{metadata::MetadataImage, partition::EpochStart, topic_config::TopicConfig};
-use tidegate_records::ids::{Offset, TopicPartition};
+use tidegate_records::{
+    ids::{LeaderEpoch, Offset, TopicPartition},
+    time::Timestamp,
+};
 use tidegate_shard::{AppendBatch, Lookup, LookupAnswer, ReadOutcome, RecoveredPartition, ShardIdentity, ownership};
 use tidegate_storage::{
     Append, AppendError, Found, OpenError, PartitionSpec, ReadError, ReadRequest, SegmentConfig, SegmentSummary, Store,
@@ -207,6 +210,13 @@ impl Log {
         let wanted = match lookup {
             Lookup::AtOrAfter(timestamp) => Wanted::AtOrAfter(timestamp),
             Lookup::MaxTimestamp => Wanted::MaxTimestamp,
+            Lookup::EarliestLocal => {
+                return Ok(self.store.local_start_offset(partition).map(|offset| self.without_time(partition, offset)));
+            }
+            Lookup::LatestTiered => {
+                let tiered = self.store.segments(partition).into_iter().rfind(|segment| segment.offloaded);
+                return Ok(tiered.map(|segment| self.without_time(partition, segment.next_offset.plus(-1))));
+            }
         };
         match self.store.find_by_time(partition, wanted, up_to).await {
             Ok(found) => Ok(found.map(|Found { offset, timestamp, leader_epoch }| LookupAnswer {
@@ -217,6 +227,14 @@ impl Log {
             Err(ReadError::Unknown(_)) => Ok(None),
             Err(error) => Err(read_outcome(&error)),
         }
+    }
+
+    /// An answer that is no record's.
+    fn without_time(&self, partition: TopicPartition, offset: Offset) -> LookupAnswer {
+        let epochs = self.store.epochs(partition);
+        let epoch = epochs.iter().rfind(|(_, first)| *first <= offset).or(epochs.last());
+        let leader_epoch = epoch.map_or(LeaderEpoch(-1), |(epoch, _)| *epoch);
+        LookupAnswer { offset, timestamp: Timestamp::NONE, leader_epoch }
     }
 
     pub(crate) fn create_partition(&self, topic_partition: TopicPartition, config: Option<&TopicConfig>) {

@@ -12,6 +12,7 @@ mod housekeeping;
 pub mod log;
 pub mod mailbox;
 mod memory;
+mod offload;
 mod operation;
 mod reactor;
 pub mod reporting;

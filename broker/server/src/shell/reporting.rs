@@ -32,6 +32,8 @@ fn collect(core: &Core) -> ShardReport {
     let image = shard.image();
     let partitions = shard.partitions().filter_map(|(topic_partition, start, high_watermark, end)| {
         let TopicPartition { topic, partition } = topic_partition;
+        let segments = core.log.segments(topic_partition);
+        let offloaded = || segments.iter().filter(|segment| segment.offloaded);
         Some(PartitionReport {
             topic: image.topic_by_id(topic)?.name.clone(),
             partition: partition.0,
@@ -39,7 +41,9 @@ fn collect(core: &Core) -> ShardReport {
             high_watermark: high_watermark.0,
             log_end_offset: end.0,
             size_bytes: core.log.log_bytes(topic_partition),
-            segments: core.log.segments(topic_partition).len() as u64,
+            segments: segments.len() as u64,
+            offloaded_bytes: offloaded().map(|segment| segment.bytes).sum(),
+            offloaded_segments: offloaded().count() as u64,
         })
     });
     let mut groups: Vec<GroupReport> = shard

@@ -10,8 +10,8 @@ use tidegate_model::{
     topic_config::Attachment,
 };
 use tidegate_plugin_host::{
-    Filter, LogLine, OpenError, Retention, TopicInfo,
-    retention::{PartitionLog, Reader, Retained, Segment as Shown, Verdict},
+    Filter, LogLine, Offloader, OpenError, Retention, TopicInfo,
+    retention::{OffloadLog, PartitionLog, Reader, Retained, Segment as Shown, Verdict},
 };
 use tidegate_records::{
     batch::BatchHeader,
@@ -20,7 +20,12 @@ use tidegate_records::{
 };
 use tidegate_shard::{Expiry, Input, RetentionFailure, RetentionReport, RetentionTask, Segment};
 
-use super::{executor::Core, housekeeping::segments, runtime};
+use super::{
+    executor::Core,
+    housekeeping::segments,
+    offload::{Job, shown_to_offloader},
+    runtime,
+};
 
 /// What a plugin that wants to be asked again soon gets at least to wait.
 const AGAIN_MS_MIN: u64 = 1_000;
@@ -32,11 +37,13 @@ pub(super) struct Judged {
     verdicts: Vec<(TopicPartition, Vec<Segment>, Verdict)>,
     pub(super) expiry: Expiry,
     task: Option<RetentionTask>,
+    /// Whether the policy also says what is offloaded.
+    offloads: bool,
 }
 
 /// Asks the policy of a topic about partitions of it. `None`: not now, since not all groups are known yet.
 pub(super) async fn judge(core: &Rc<Core>, topic: TopicId, partitions: &[TopicPartition]) -> Option<Judged> {
-    let judged = |verdicts, task| Judged { verdicts, expiry: Expiry::ByPlugin, task };
+    let judged = |verdicts, task| Judged { verdicts, expiry: Expiry::ByPlugin, task, offloads: false };
     let task = core.shard.borrow().retention_task(topic);
     let task = match task {
         None => return Some(Judged { expiry: Expiry::Configured, ..judged(Vec::new(), None) }),
@@ -70,7 +77,7 @@ pub(super) async fn judge(core: &Rc<Core>, topic: TopicId, partitions: &[TopicPa
         });
         seen.push((*partition, sealed));
     }
-    let (retained, report) = {
+    let (retained, offloads, report) = {
         let (task, logs, now) = (task.clone(), logs, now.wall.0);
         runtime::unblock(move || evaluate(&task, &logs, now)).await
     };
@@ -84,10 +91,10 @@ pub(super) async fn judge(core: &Rc<Core>, topic: TopicId, partitions: &[TopicPa
         }
     }
     let verdicts = seen.into_iter().zip(verdicts).map(|((partition, seen), verdict)| (partition, seen, verdict));
-    Some(Judged { expiry, ..judged(verdicts.collect(), Some(task)) })
+    Some(Judged { expiry, offloads, ..judged(verdicts.collect(), Some(task)) })
 }
 
-fn shown(segment: &Segment) -> Shown {
+pub(super) fn shown(segment: &Segment) -> Shown {
     let newest = if segment.max_timestamp.0 >= 0 { segment.max_timestamp } else { segment.last_append_time };
     Shown {
         base_offset: segment.base_offset.0,
@@ -97,14 +104,14 @@ fn shown(segment: &Segment) -> Shown {
     }
 }
 
-/// On a thread of its own.
-fn evaluate(task: &RetentionTask, logs: &[PartitionLog], now: i64) -> (Option<Retained>, RetentionReport) {
+/// On a thread of its own. Also whether the policy offloads.
+fn evaluate(task: &RetentionTask, logs: &[PartitionLog], now: i64) -> (Option<Retained>, bool, RetentionReport) {
     let mut report = RetentionReport::new(Some(task.version));
     let mut policy = match Retention::open(&task.compiled, &task.attachment.config, &task.limits) {
         Ok(policy) => policy,
         Err(error) => {
             report.failure = Some(RetentionFailure::Open(error));
-            return (None, report);
+            return (None, false, report);
         }
     };
     let info = TopicInfo { name: &task.topic.name, partitions: task.topic.partitions.unsigned_abs() };
@@ -115,16 +122,16 @@ fn evaluate(task: &RetentionTask, logs: &[PartitionLog], now: i64) -> (Option<Re
     report.lines = policy.take_log().lines;
     report.series = policy.series().to_vec();
     match retained {
-        Ok(retained) => (Some(retained), report),
+        Ok(retained) => (Some(retained), policy.offloads(), report),
         Err(error) => {
             report.failure = Some(RetentionFailure::Call(error));
-            (None, report)
+            (None, false, report)
         }
     }
 }
 
 /// Counts a report. By what records expire after it.
-fn asked(core: &Rc<Core>, topic: &Topic, attachment: &Attachment, report: RetentionReport) -> Expiry {
+pub(super) fn asked(core: &Rc<Core>, topic: &Topic, attachment: &Attachment, report: RetentionReport) -> Expiry {
     let (bypassed, logs) = core.shard.borrow_mut().retention_asked(topic, attachment, report);
     logs.into_iter().for_each(|log| core.write_plugin_log(&log));
     if bypassed { Expiry::Configured } else { Expiry::ByPlugin }
@@ -154,6 +161,66 @@ impl Judged {
             }
         }
         Ok(())
+    }
+}
+
+impl Judged {
+    /// Asks which segments go to the object store, of what the verdicts have left, and has those sent that the model allows.
+    pub(super) async fn offload(&self, core: &Rc<Core>, partitions: &[TopicPartition]) {
+        let Some(task) = self.task.as_ref().filter(|_| self.offloads) else { return };
+        let mut seen = Vec::new();
+        let mut logs = Vec::new();
+        // What was chosen before is still on its way.
+        for partition in partitions.iter().filter(|partition| !core.offloads.is_busy(**partition)) {
+            let Some((start_offset, high_watermark)) = core.shard.borrow().log_bounds(*partition) else { continue };
+            let (segments, log) = shown_to_offloader(core, *partition);
+            seen.push((*partition, segments));
+            logs.push(OffloadLog { start_offset: start_offset.0, high_watermark: high_watermark.0, ..log });
+        }
+        if seen.is_empty() {
+            return;
+        }
+        let now = core.clock.now().wall.0;
+        let (chosen, report) = {
+            let task = task.clone();
+            runtime::unblock(move || choose(&task, &logs, now)).await
+        };
+        let _ = asked(core, &task.topic, &task.attachment, report);
+        for ((partition, segments), chosen) in seen.into_iter().zip(chosen) {
+            let allowed = chosen
+                .iter()
+                .filter_map(|index| segments.get(*index as usize))
+                .filter(|(segment, offloaded)| !offloaded && core.shard.borrow().may_offload(partition, segment));
+            let segments: Vec<Segment> = allowed.map(|(segment, _)| *segment).collect();
+            if !segments.is_empty() {
+                core.offloads.add(Job { partition, segments, task: task.clone() });
+            }
+        }
+    }
+}
+
+/// On a thread of its own. Nothing is chosen where the policy fails, which its report says.
+fn choose(task: &RetentionTask, logs: &[OffloadLog], now: i64) -> (Vec<Vec<u32>>, RetentionReport) {
+    let mut report = RetentionReport::new(Some(task.version));
+    let mut policy = match Offloader::open(&task.compiled, &task.attachment.config, &task.limits) {
+        Ok(policy) => policy,
+        Err(error) => {
+            report.failure = Some(RetentionFailure::Open(error));
+            return (Vec::new(), report);
+        }
+    };
+    let info = TopicInfo { name: &task.topic.name, partitions: task.topic.partitions.unsigned_abs() };
+    let started = Instant::now();
+    let chosen = policy.offload(&info, logs, now);
+    report.nanos = started.elapsed().as_nanos() as u64;
+    report.memory_bytes = policy.memory_bytes() as u64;
+    report.lines = policy.take_log().lines;
+    match chosen {
+        Ok(chosen) => (chosen, report),
+        Err(error) => {
+            report.failure = Some(RetentionFailure::Call(error));
+            (Vec::new(), report)
+        }
     }
 }
 

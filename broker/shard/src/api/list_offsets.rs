@@ -82,8 +82,7 @@ fn query(timestamp: i64, version: i16) -> Option<OffsetQuery> {
         -1 => OffsetQuery::Latest,
         -2 => OffsetQuery::Earliest,
         -3 if version >= 7 => OffsetQuery::MaxTimestamp,
-        // The earliest local offset is the earliest: there is no other tier (KIP-405).
-        -4 if version >= 8 => OffsetQuery::Earliest,
+        -4 if version >= 8 => OffsetQuery::EarliestLocal,
         -5 if version >= 9 => OffsetQuery::LatestTiered,
         timestamp if timestamp >= 0 => OffsetQuery::AtOrAfter(Timestamp(timestamp)),
         _ => return None,

@@ -40,6 +40,9 @@ pub struct AttachmentCounts {
     /// Records that a retention policy had deleted, with all before them, or erased from segments.
     pub deleted: u64,
     pub erased: u64,
+    /// Segments that a retention policy had sent to the object store, and their bytes.
+    pub offloaded_segments: u64,
+    pub offloaded_bytes: u64,
     /// Milliseconds that producers were told to wait because plugins took more than their share of the core.
     pub throttled_ms: u64,
     /// Bytes of linear memory that the instance has.
@@ -49,7 +52,7 @@ pub struct AttachmentCounts {
 impl AttachmentCounts {
     /// Every count with its name, as tools show it.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, u64); 20] {
+    pub fn named(&self) -> [(&'static str, u64); 22] {
         [
             ("calls", self.calls),
             ("records", self.records),
@@ -69,6 +72,8 @@ impl AttachmentCounts {
             ("dead_lettered", self.dead_lettered),
             ("deleted", self.deleted),
             ("erased", self.erased),
+            ("offloaded_segments", self.offloaded_segments),
+            ("offloaded_bytes", self.offloaded_bytes),
             ("throttled_ms", self.throttled_ms),
             ("memory_bytes", self.memory_bytes),
         ]
@@ -94,6 +99,8 @@ impl AttachmentCounts {
         self.dead_lettered += other.dead_lettered;
         self.deleted += other.deleted;
         self.erased += other.erased;
+        self.offloaded_segments += other.offloaded_segments;
+        self.offloaded_bytes += other.offloaded_bytes;
         self.throttled_ms += other.throttled_ms;
         self.memory_bytes += other.memory_bytes;
     }

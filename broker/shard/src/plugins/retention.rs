@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tidegate_model::{
     metadata::Topic,
-    retention::{Segment, allowed_start, may_rewrite},
+    retention::{Segment, allowed_start, may_offload, may_rewrite},
     topic_config::{Attachment, OnFailure},
 };
 use tidegate_plugin_host::{
@@ -60,6 +60,9 @@ pub struct RetentionReport {
     /// Records that went: deleted with what is before them, and erased from segments.
     pub deleted: u64,
     pub erased: u64,
+    /// Segments that it had sent to the object store, and their bytes.
+    pub offloaded_segments: u64,
+    pub offloaded_bytes: u64,
 }
 
 impl RetentionReport {
@@ -75,6 +78,8 @@ impl RetentionReport {
             records: 0,
             deleted: 0,
             erased: 0,
+            offloaded_segments: 0,
+            offloaded_bytes: 0,
         }
     }
 }
@@ -123,8 +128,19 @@ impl Shard {
         attachment: &Attachment,
         report: RetentionReport,
     ) -> (bool, Vec<PluginLog>) {
-        let RetentionReport { version, nanos, memory_bytes, mut lines, series, failure, records, deleted, erased } =
-            report;
+        let RetentionReport {
+            version,
+            nanos,
+            memory_bytes,
+            mut lines,
+            series,
+            failure,
+            records,
+            deleted,
+            erased,
+            offloaded_segments,
+            offloaded_bytes,
+        } = report;
         let counts = self.plugins.retention_counts.of(topic.id, attachment, version);
         counts.calls += u64::from(version.is_some());
         counts.nanos += nanos;
@@ -134,6 +150,8 @@ impl Shard {
         counts.records += records;
         counts.deleted += deleted;
         counts.erased += erased;
+        counts.offloaded_segments += offloaded_segments;
+        counts.offloaded_bytes += offloaded_bytes;
         if !series.is_empty() {
             self.plugins.retention_counts.keep_series(topic.id, series);
         }
@@ -197,6 +215,14 @@ impl Shard {
         rewrite.sort_unstable();
         rewrite.dedup();
         AllowedVerdict { start, rewrite }
+    }
+
+    /// Whether a policy may have a segment offloaded: sealed, committed, and of a topic that is not compacted, which would fetch it back.
+    #[must_use]
+    pub fn may_offload(&self, partition: TopicPartition, segment: &Segment) -> bool {
+        self.owned.replicas.get(&partition).is_some_and(|replica| {
+            may_offload(&replica.config, replica.model.high_watermark(), segment) && replica.offline.is_none()
+        })
     }
 
     /// The last offset of the last batch of each producer that a partition remembers: such a batch leaves its header behind, since a retry is

@@ -12,8 +12,12 @@ use tidegate_records::{
 };
 
 const MAGIC: [u8; 8] = *b"TGPARTTN";
+/// What every manifest was before segments could be offloaded, and is where none of the partition ever was.
 const VERSION: u32 = 1;
+/// Says by being it that there may be objects, and has the number of its upload behind each segment.
+const VERSION_WITH_OBJECTS: u32 = 2;
 pub(crate) const SEGMENT_BYTES: usize = 80;
+const UPLOAD_BYTES: usize = 8;
 const EPOCH_BYTES: usize = 12;
 
 /// Whether a segment may still grow.
@@ -23,6 +27,22 @@ pub enum SegmentState {
     Active,
     /// Complete, synced, with an index. Replaced whole or deleted, never written.
     Sealed,
+    /// Sealed, and its bytes are an object in the object store; here there is its index alone. `upload` tells the object from all that
+    /// were begun for the segment, of which some may have come to be without anybody knowing.
+    Offloaded { upload: u64 },
+}
+
+impl SegmentState {
+    /// Whether nothing is appended any more, wherever the bytes are.
+    #[must_use]
+    pub fn is_sealed(self) -> bool {
+        self != Self::Active
+    }
+
+    #[must_use]
+    pub fn is_offloaded(self) -> bool {
+        matches!(self, Self::Offloaded { .. })
+    }
 }
 
 /// A segment as the manifest describes it.
@@ -65,6 +85,7 @@ impl Segment {
         out.put_u64_le(match self.state {
             SegmentState::Active => 0,
             SegmentState::Sealed => 1,
+            SegmentState::Offloaded { .. } => 2,
         });
         out.put_i64_le(self.next_offset.0);
         out.put_u64_le(self.batches_bytes);
@@ -85,6 +106,8 @@ impl Segment {
             state: match bytes.get_u64_le() {
                 0 => SegmentState::Active,
                 1 => SegmentState::Sealed,
+                // The number of the upload stands behind it, where there can be one.
+                2 => SegmentState::Offloaded { upload: 0 },
                 _ => return None,
             },
             next_offset: Offset(bytes.get_i64_le()),
@@ -128,6 +151,8 @@ pub struct Manifest {
     pub end_without_segments: Offset,
     /// By base offset; at most the last one is active.
     pub segments: Vec<Segment>,
+    /// The object store may have objects of this partition: durable before the first one is begun, so that none is forgotten.
+    pub has_objects: bool,
     /// The first offset of each leader epoch, as far as it is applied.
     pub epochs: Vec<(LeaderEpoch, Offset)>,
 }
@@ -141,6 +166,7 @@ impl Manifest {
             next_incarnation: 1,
             end_without_segments: Offset(0),
             segments: Vec::new(),
+            has_objects: false,
             epochs: Vec::new(),
         }
     }
@@ -158,7 +184,8 @@ impl Manifest {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + SEGMENT_BYTES * self.segments.len() + EPOCH_BYTES * self.epochs.len());
         out.put_slice(&MAGIC);
-        out.put_u32_le(VERSION);
+        // An earlier broker can go on with what nothing was offloaded of.
+        out.put_u32_le(if self.has_objects { VERSION_WITH_OBJECTS } else { VERSION });
         out.put_i32_le(self.topic_partition.partition.0);
         out.put_slice(&self.topic_partition.topic.0);
         out.put_i64_le(self.log_start_offset.0);
@@ -169,6 +196,14 @@ impl Manifest {
         out.put_u32_le(u32::try_from(self.epochs.len()).expect("fewer than 2^32 epochs"));
         for segment in &self.segments {
             segment.encode(&mut out);
+            match segment.state {
+                SegmentState::Offloaded { upload } => {
+                    assert!(self.has_objects, "that there are objects is known before one is named");
+                    out.put_u64_le(upload);
+                }
+                SegmentState::Active | SegmentState::Sealed if self.has_objects => out.put_u64_le(0),
+                SegmentState::Active | SegmentState::Sealed => {}
+            }
         }
         for (epoch, start) in &self.epochs {
             out.put_i32_le(epoch.0);
@@ -186,9 +221,11 @@ impl Manifest {
             return None;
         }
         let (magic, mut rest) = body.split_at_checked(MAGIC.len())?;
-        if magic != MAGIC || rest.try_get_u32_le().ok()? != VERSION {
+        let version = rest.try_get_u32_le().ok()?;
+        if magic != MAGIC || ![VERSION, VERSION_WITH_OBJECTS].contains(&version) {
             return None;
         }
+        let has_objects = version == VERSION_WITH_OBJECTS;
         let partition = PartitionIndex(rest.try_get_i32_le().ok()?);
         let mut topic = TopicId::ZERO;
         rest.try_copy_to_slice(&mut topic.0).ok()?;
@@ -198,12 +235,23 @@ impl Manifest {
         let end_without_segments = Offset(rest.try_get_i64_le().ok()?);
         let segments_count = rest.try_get_u32_le().ok()? as usize;
         let epochs_count = rest.try_get_u32_le().ok()? as usize;
+        let segment_bytes = if has_objects { SEGMENT_BYTES + UPLOAD_BYTES } else { SEGMENT_BYTES };
         let expected =
-            segments_count.checked_mul(SEGMENT_BYTES)?.checked_add(epochs_count.checked_mul(EPOCH_BYTES)?)?;
+            segments_count.checked_mul(segment_bytes)?.checked_add(epochs_count.checked_mul(EPOCH_BYTES)?)?;
         if rest.len() != expected {
             return None;
         }
-        let segments = (0..segments_count).map(|_| Segment::decode(&mut rest)).collect::<Option<Vec<_>>>()?;
+        let segments = (0..segments_count)
+            .map(|_| {
+                let mut segment = Segment::decode(&mut rest)?;
+                let upload = if has_objects { rest.get_u64_le() } else { 0 };
+                if let SegmentState::Offloaded { upload: number } = &mut segment.state {
+                    *number = upload;
+                }
+                // Only an object has an upload, and none has the number 0.
+                (segment.state.is_offloaded() == (upload > 0)).then_some(segment)
+            })
+            .collect::<Option<Vec<_>>>()?;
         let epochs = (0..epochs_count).map(|_| (LeaderEpoch(rest.get_i32_le()), Offset(rest.get_i64_le()))).collect();
         Some(Self {
             topic_partition: TopicPartition::new(topic, partition),
@@ -212,6 +260,7 @@ impl Manifest {
             next_incarnation,
             end_without_segments,
             segments,
+            has_objects,
             epochs,
         })
     }
@@ -227,6 +276,13 @@ pub(crate) fn directory(tp: TopicPartition) -> PathBuf {
 
 pub(crate) fn manifest_path(tp: TopicPartition) -> PathBuf {
     directory(tp).join("partition.tgm")
+}
+
+/// What is left of a deleted partition as long as the object store may have objects of it.
+pub(crate) const DELETED_MAGIC: [u8; 8] = *b"TGDELETD";
+
+pub(crate) fn deleted_path(tp: TopicPartition) -> PathBuf {
+    directory(tp).join("deleted.tgm")
 }
 
 fn segment_stem(segment: &Segment) -> String {

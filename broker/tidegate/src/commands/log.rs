@@ -23,9 +23,9 @@ use tidegate_server::{
 use tidegate_storage::{
     disk::DiskError,
     journal::format::Entry,
-    missing_journals, partition_of_directory,
+    missing_journals, object_key, partition_of_directory,
     read_only::{ReadOnlyDisk, block_on},
-    segment::{format::ExtentHeader, manifest::SegmentState},
+    segment::{format::ExtentHeader, manifest::Segment},
     verify::{FileKind, Finding, Part, Seen, verify},
 };
 
@@ -149,7 +149,13 @@ impl Topics {
             .filter(|entry| {
                 let name = entry.file_name();
                 let whose = name.to_str().and_then(partition_of_directory);
-                whose.is_some_and(|whose| !self.partitions.contains(&whose) && !self.deleted.contains(&whose.topic))
+                // Of one whose objects are still to be removed a file is left that says so.
+                let is_known = |whose: &TopicPartition| {
+                    self.partitions.contains(whose)
+                        || self.deleted.contains(&whose.topic)
+                        || entry.path().join("deleted.tgm").exists()
+                };
+                whose.is_some_and(|whose| !is_known(&whose))
             })
             .map(|entry| Path::new("partitions").join(entry.file_name()))
             .collect();
@@ -237,6 +243,7 @@ impl Print<'_> {
         let done = match seen {
             Seen::File { path, bytes, kind, topic_partition } => self.file(path, bytes, kind, topic_partition),
             Seen::Part { position, bytes, part } => self.part(position, bytes, part),
+            Seen::Offloaded { topic_partition, segment, key } => self.offloaded(topic_partition, segment, key),
             Seen::Finding(finding) => self.finding(finding),
         };
         self.failed = done.err();
@@ -307,6 +314,32 @@ impl Print<'_> {
         self.held = vec![line];
         // With a filter the files of shards are shown only where they hold something of it.
         if self.filtered && topic_partition.is_none() { Ok(()) } else { self.release() }
+    }
+
+    /// A segment that is no file here.
+    fn offloaded(&mut self, topic_partition: TopicPartition, segment: &Segment, key: &str) -> io::Result<()> {
+        self.file = PathBuf::from(key);
+        self.held.clear();
+        self.line(Line {
+            position: None,
+            indent: 0,
+            kind: "offloaded",
+            text: format!(
+                "in the object store: {key}: segment of {}, offsets {} to {}, {}",
+                self.topics.partition(topic_partition),
+                segment.base_offset,
+                segment.next_offset.0 - 1,
+                output::bytes(segment.end_position)
+            ),
+            fields: json!({
+                "topic": self.topics.name(topic_partition.topic),
+                "partition": topic_partition.partition.0,
+                "base_offset": segment.base_offset.0,
+                "next_offset": segment.next_offset.0,
+                "batches_bytes": segment.batches_bytes,
+                "end_position": segment.end_position,
+            }),
+        })
     }
 
     fn part(&mut self, position: u64, bytes: u64, part: Part<'_>) -> io::Result<()> {
@@ -432,7 +465,8 @@ impl Print<'_> {
                             "base_offset": segment.base_offset.0,
                             "next_offset": segment.next_offset.0,
                             "incarnation": segment.incarnation,
-                            "sealed": segment.state == SegmentState::Sealed,
+                            "sealed": segment.state.is_sealed(),
+                            "object": object_key(manifest.topic_partition, segment),
                             "batches_bytes": segment.batches_bytes,
                             "end_position": segment.end_position,
                         })
@@ -768,6 +802,10 @@ impl VerifyArgs {
             block_on(verify(&disk, topics.as_ref().map(|topics| &topics.partitions), &mut |seen| match seen {
                 Seen::File { bytes, kind, .. } => counts.begin(bytes, kind, &progress),
                 Seen::Part { part, position, bytes } => counts.add(position + bytes, part, &progress),
+                Seen::Offloaded { segment, .. } => {
+                    counts.offloaded += 1;
+                    counts.offloaded_bytes += segment.end_position;
+                }
                 Seen::Finding(finding) if failed.is_ok() => {
                     failed = progress.suspend(|| tell(damage_fields(finding), finding.to_string(), out));
                 }
@@ -789,6 +827,14 @@ impl VerifyArgs {
                 output::count(counts.records, "record"),
                 output::bytes(counts.bytes)
             )?;
+            if counts.offloaded > 0 {
+                let segments = output::count(counts.offloaded, "segment");
+                let bytes = output::bytes(counts.offloaded_bytes);
+                writeln!(
+                    out,
+                    "{segments} ({bytes}) are in the object store, which were not looked at; their indexes were"
+                )?;
+            }
         }
         Ok(())
     }
@@ -802,6 +848,9 @@ struct Counts {
     records: u64,
     /// Of all files that were begun.
     bytes: u64,
+    /// Segments in the object store.
+    offloaded: u64,
+    offloaded_bytes: u64,
     /// The same without the file that was begun last, as far as it counts for the progress.
     large_before: u64,
     large: u64,

@@ -17,7 +17,7 @@ use crate::{
     routed::deploy,
 };
 
-fn built(folder: &str) -> String {
+pub(crate) fn built(folder: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
     let built = build_component(&folder, Profile::Release, Progress::Quiet).unwrap_or_else(|error| panic!("{error}"));
     built.path.to_str().expect("a path of text").to_owned()
@@ -38,7 +38,7 @@ fn governed(broker: &Broker, topic: &str, plugin: &str, order: &str, more: &[(&s
     create_topic(broker, topic, 1, &configs);
 }
 
-fn tidegate(broker: &Broker, arguments: &[&str]) -> (bool, String) {
+pub(crate) fn tidegate(broker: &Broker, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(arguments)
         .env("TIDEGATE_BOOTSTRAP", &broker.kafka)
@@ -56,7 +56,7 @@ fn reorder(broker: &Broker, topic: &str, order: &str) {
 }
 
 /// Sends records one batch each; every third of them has a key that begins with `erase`. Each has four kilobytes.
-fn fill(broker: &Broker, topic: &str, records: usize) {
+pub(crate) fn fill(broker: &Broker, topic: &str, records: usize) {
     let mut config = client(broker);
     let producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext> =
         config.set("enable.idempotence", "true").set("linger.ms", "0").create().expect("a producer");
@@ -72,7 +72,7 @@ fn fill(broker: &Broker, topic: &str, records: usize) {
 }
 
 /// Offset and key of everything in partition 0, from its start to its end.
-fn contents(broker: &Broker, topic: &str) -> Vec<(i64, String)> {
+pub(crate) fn contents(broker: &Broker, topic: &str) -> Vec<(i64, String)> {
     let mut config: ClientConfig = client(broker);
     config.set("group.id", "unused").set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
     let consumer: BaseConsumer = config.create().expect("a consumer");
@@ -92,13 +92,13 @@ fn contents(broker: &Broker, topic: &str) -> Vec<(i64, String)> {
     }
 }
 
-fn bounds(broker: &Broker, topic: &str) -> (i64, i64) {
+pub(crate) fn bounds(broker: &Broker, topic: &str) -> (i64, i64) {
     let consumer: BaseConsumer = client(broker).create().expect("a consumer");
     consumer.fetch_watermarks(topic, 0, WAIT).expect("an answer")
 }
 
 /// Asks again until the answer is as it should be.
-fn until<T>(mut ask: impl FnMut() -> T, enough: impl Fn(&T) -> bool) -> T {
+pub(crate) fn until<T>(mut ask: impl FnMut() -> T, enough: impl Fn(&T) -> bool) -> T {
     loop {
         let answer = ask();
         if enough(&answer) {
@@ -109,7 +109,7 @@ fn until<T>(mut ask: impl FnMut() -> T, enough: impl Fn(&T) -> bool) -> T {
 }
 
 /// The counts of a topic's policy, once they are as they should be.
-fn counts(broker: &Broker, topic: &str, enough: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn counts(broker: &Broker, topic: &str, enough: impl Fn(&Value) -> bool) -> Value {
     let ask = || {
         let (good, said) = tidegate(broker, &["plugin", "stats", "--topic", topic, "--json"]);
         assert!(good, "{said}");

@@ -13,7 +13,8 @@ fn with_disk<T: 'static, F: Future<Output = T> + 'static>(
     let directory = TempDir::new().expect("a temporary directory");
     let root = directory.path().to_path_buf();
     Runtime::new().expect("io_uring is to be had").run(async move {
-        let options = DiskOptions { root: root.clone(), one_flush_for_all_files: one_flush };
+        let options =
+            DiskOptions { root: root.clone(), one_flush_for_all_files: one_flush, objects: ObjectClient::default() };
         test(UringDisk::new(options, Arc::default()), root).await
     })
 }

@@ -27,7 +27,7 @@ Examples:
 Counts are since the broker started or the plugin was attached, and a few seconds old. FAILED are calls that trapped, that the plugin could not
 answer, or whose answer was wrong; WAITED is what producers were told to wait, in milliseconds, because the plugin took too much of a core
 (plugin.core.max.percent); DEAD and BYPASSED are records to which the policy for failures was applied, DELETED those
-that a retention policy deleted or erased.")]
+that a retention policy deleted or erased; OFFLOADED are bytes of segments that it sent to the object store.")]
 pub(super) struct Stats {
     /// Only this plugin
     name: Option<PluginName>,
@@ -69,6 +69,8 @@ struct Attachment {
     dead_lettered: u64,
     deleted: u64,
     erased: u64,
+    offloaded_segments: u64,
+    offloaded_bytes: u64,
     throttled_ms: u64,
     memory_bytes: u64,
     #[serde(flatten)]
@@ -99,6 +101,8 @@ impl Attachment {
             bypassed: self.bypassed.saturating_sub(before.bypassed),
             deleted: self.deleted.saturating_sub(before.deleted),
             erased: self.erased.saturating_sub(before.erased),
+            offloaded_segments: self.offloaded_segments.saturating_sub(before.offloaded_segments),
+            offloaded_bytes: self.offloaded_bytes.saturating_sub(before.offloaded_bytes),
             throttled_ms: self.throttled_ms.saturating_sub(before.throttled_ms),
             dead_lettered: self.dead_lettered.saturating_sub(before.dead_lettered),
             ..self.clone()
@@ -153,6 +157,7 @@ fn table(attachments: impl Iterator<Item = Attachment>, out: &mut dyn Write) -> 
         ("DEAD", Align::Right),
         ("BYPASSED", Align::Right),
         ("DELETED", Align::Right),
+        ("OFFLOADED", Align::Right),
         ("MEMORY", Align::Right),
     ]);
     for one in attachments {
@@ -172,6 +177,7 @@ fn table(attachments: impl Iterator<Item = Attachment>, out: &mut dyn Write) -> 
             one.dead_lettered.to_string(),
             one.bypassed.to_string(),
             (one.deleted + one.erased).to_string(),
+            output::bytes(one.offloaded_bytes),
             output::bytes(one.memory_bytes),
         ]);
     }
