@@ -5,7 +5,8 @@ use std::{any::Any, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tidegate_model::{metadata::Broker, topic_config::Attachment};
 use tidegate_plugin_host::{
-    AckHook, Compiled, Engine, EngineConfig, Limits, OpenError, Partitioner, Retention, Router, World, compile, component,
+    AckHook, Compiled, Engine, EngineConfig, Limits, OpenError, Partitioner, Retention, Router, World, compile,
+    component,
 };
 
 use tidegate_shard::{attachment_limits, attainable};

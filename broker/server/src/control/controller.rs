@@ -238,8 +238,16 @@ impl Control {
                 runtime.block_on(async move {
                     let (stop, stopped) = oneshot::channel();
                     let endpoint = tokio::spawn(admin::serve(listener, state, stopped));
-                    let mut controller =
-                        Controller { quorum, sinks: Vec::new(), page, plugins, newest, readers: None, trying: Vec::new(), again };
+                    let mut controller = Controller {
+                        quorum,
+                        sinks: Vec::new(),
+                        page,
+                        plugins,
+                        newest,
+                        readers: None,
+                        trying: Vec::new(),
+                        again,
+                    };
                     if let Err(error) = controller.run(receiver).await {
                         fatal(error.to_string());
                     }

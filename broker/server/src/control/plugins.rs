@@ -64,15 +64,15 @@ pub enum TrialError {
     /// In its own words.
     #[error("plugin '{plugin}' refuses its configuration: {reason}")]
     Refused { plugin: String, reason: String },
-    #[error("plugin '{plugin}' cannot be attached: {key}={asked} is more than the broker's limit of {limit} ({broker_key})")]
+    #[error(
+        "plugin '{plugin}' cannot be attached: {key}={asked} is more than the broker's limit of {limit} ({broker_key})"
+    )]
     AboveLimit { plugin: String, key: &'static str, asked: u64, broker_key: &'static str, limit: u64 },
     #[error("plugin '{plugin}' cannot be attached: {reason}")]
     NotAttainable { plugin: String, reason: String },
     #[error("plugin '{plugin}' cannot be attached: it is of the world {found}, and is attached as {wanted}")]
     World { plugin: String, found: String, wanted: &'static str },
-    #[error(
-        "plugin '{plugin}' could not be loaded when the broker started; its log says why. Deploy it again"
-    )]
+    #[error("plugin '{plugin}' could not be loaded when the broker started; its log says why. Deploy it again")]
     NotLoaded { plugin: String },
     #[error("plugin '{plugin}' names topic '{topic}' in its configuration, which does not exist: create it first")]
     MissingTopic { plugin: String, topic: String },

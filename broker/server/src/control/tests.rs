@@ -203,6 +203,15 @@ fn a_plugin_is_uploaded_listed_attached_swapped_and_removed() {
     refused(plugin("PUT", "split", b"nonsense"), 422, "no world");
     refused(plugin("PUT", "..%2fsplit", b"router x"), 422, "not a plugin name");
     refused(plugin("PUT", "split", &vec![b'x'; (1 << 20) + 1]), 413, "plugin.upload.max.bytes");
+    // Far more than the sockets hold: the answer was lost in a broken pipe.
+    refused(plugin("PUT", "split", &vec![b'x'; 64 << 20]), 413, "plugin.upload.max.bytes");
+    let waits = "expect: 100-continue\r\n";
+    let announced = "PUT /v1/plugins/split HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 67108864\r\n";
+    let mut stream = TcpStream::connect(control.admin).unwrap();
+    stream.write_all(format!("{announced}{waits}\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413"), "who asks first is not asked for it: {answer}");
     refused(plugin("GET", "split", b""), 404, "no plugin named");
     refused(plugin("DELETE", "split", b""), 404, "no plugin named");
     assert!(propose(&control, create_routed("orders", "split", "x")).contains("no plugin named"));

@@ -183,7 +183,8 @@ fn dead_letters_are_written_once_over_kill_9() {
 fn what_is_brought_to_a_topic_is_no_larger_than_it_allows() {
     let broker = broker();
     let limit = |topic: &str, bytes: &str| {
-        let (good, said) = tidegate(&broker, &["topic", "alter", topic, "--config", &format!("max.message.bytes={bytes}")]);
+        let (good, said) =
+            tidegate(&broker, &["topic", "alter", topic, "--config", &format!("max.message.bytes={bytes}")]);
         assert!(good, "{said}");
     };
     routed(&broker, "source", "scatter", &[]);
