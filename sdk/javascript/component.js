@@ -55,6 +55,8 @@ const forbid = () => {
     throw new Failed("the time is not there for plugins: the clock is `now` in batch.contexts");
   };
   const Known = globalThis.Date;
+  // Its prototype is within reach, too.
+  Known.now = refuse;
   globalThis.Date = class Date extends Known {
     constructor(...given) {
       if (given.length === 0) refuse();
@@ -93,22 +95,32 @@ const broker = ({ topics, log, metrics }) => ({
 });
 
 /**
- * The bits of a word of nulls. In a word with a high bit the low ones are lost on the way (see `LONG_MAX`): what has a length there is not null, and
- * what has none is taken for null. `empty` are the bits of values without a length.
+ * The bits of a word of nulls. A word with a high bit crosses as the nearest double (see `LONG_MAX`), so several words may have been meant. Those
+ * are left out that would make a null of what has a length; of the others every null is taken for one. So a null is never taken for empty, and what
+ * is empty is taken for null only where the double leaves that open. `empty` are the bits of values without a length.
  */
 export const nullBits = (word, empty) => {
   const signed = BigInt(word);
   const magnitude = signed < 0n ? -signed : signed;
   if (typeof word === "bigint" || magnitude <= BigInt(LONG_MAX)) return BigInt.asUintN(64, signed);
+  const isMeant = (bits) =>
+    (bits & ~empty) === 0n && (Number(bits) === word || Number(BigInt.asIntN(64, bits)) === word);
+  // Of all that may have been meant this has the most nulls, and is what was meant where all that is empty is null.
+  if (isMeant(empty)) return empty;
   const lost = BigInt(magnitude.toString(2).length - 53);
   const low = empty & ((1n << lost) - 1n);
-  // It was rounded to the nearest double, up or down.
-  for (const high of [signed >> lost, (signed >> lost) - 1n]) {
-    const bits = BigInt.asUintN(64, (high << lost) | low);
-    const isWord = Number(bits) === word || Number(BigInt.asIntN(64, bits)) === word;
-    if ((bits & ~empty) === 0n && isWord) return bits;
+  const [down, up] = [signed, ((signed >> lost) - 1n) << lost].map((high) => BigInt.asUintN(64, high));
+  let bits = 0n;
+  // What was rounded down: each low bit that is small enough may be one of it.
+  if (isMeant(down)) {
+    bits |= down;
+    for (let bit = 1n; bit <= low; bit <<= 1n) {
+      if ((bit & low) !== 0n && isMeant(down | bit)) bits |= bit;
+    }
   }
-  return BigInt.asUintN(64, signed) & empty;
+  // What was rounded up: the more low bits, the nearer.
+  if (isMeant(up | low)) bits |= up | low;
+  return bits;
 };
 
 /** The values of a column as it crosses into the sandbox: one after another, and where each ends. */

@@ -132,11 +132,23 @@ pub fn allowed_start(
     (start > log_start_offset).then_some(start)
 }
 
-/// Whether a plugin may have a segment rewritten without some of its records: sealed, committed, and old enough for
-/// `tidegate.retention.floor.ms`.
+/// Whether a plugin may have `segment`, one of `segments`, rewritten without some of its records: sealed, committed, old enough for
+/// `tidegate.retention.floor.ms`, and with `tidegate.retention.floor.bytes` in the segments behind it. A rewrite may leave nothing of a
+/// segment, so it counts for as much as a deletion: what is behind the newest segment that may be rewritten is whole, and fills the floor.
 #[must_use]
-pub fn may_rewrite(now: Timestamp, config: &TopicConfig, high_watermark: Offset, segment: &Segment) -> bool {
-    segment.sealed && segment.next_offset <= high_watermark && age(now, segment) >= config.retention_floor_ms
+pub fn may_rewrite(
+    now: Timestamp,
+    config: &TopicConfig,
+    high_watermark: Offset,
+    segments: &[Segment],
+    segment: &Segment,
+) -> bool {
+    let behind = segments.iter().filter(|other| other.base_offset >= segment.next_offset);
+    let floor_bytes = u64::try_from(config.retention_floor_bytes).unwrap_or(0);
+    segment.sealed
+        && segment.next_offset <= high_watermark
+        && age(now, segment) >= config.retention_floor_ms
+        && behind.map(|other| other.bytes).sum::<u64>() >= floor_bytes
 }
 
 /// Whether a plugin may have a segment sent to the object store: sealed and committed, and not of a topic that is compacted, whose
@@ -281,11 +293,29 @@ mod tests {
     fn only_sealed_committed_segments_of_some_age_are_rewritten() {
         let may = |pairs: &[(&str, &str)], high_watermark, index: usize| {
             let segments = segments(&[5_000, 3_000, 2_000, 0]);
-            may_rewrite(Timestamp(NOW), &config(pairs), Offset(high_watermark), &segments[index])
+            may_rewrite(Timestamp(NOW), &config(pairs), Offset(high_watermark), &segments, &segments[index])
         };
         assert!(may(&[], 40, 2) && may(&[("tidegate.retention.floor.ms", "2500")], 40, 1));
         assert!(!may(&[], 40, 3), "the active one");
         assert!(!may(&[], 25, 2), "not committed");
         assert!(!may(&[("tidegate.retention.floor.ms", "2500")], 40, 2), "too young");
+    }
+
+    /// A policy that asked for every segment to be rewritten, and whose filter kept nothing, once emptied a partition that was to keep some
+    /// bytes: the floor was held against deletions alone.
+    #[test]
+    fn rewrites_leave_the_newest_bytes_of_the_floor_as_they_are() {
+        for floor in 0..=450 {
+            let config = config(&[("tidegate.retention.floor.bytes", &floor.to_string())]);
+            let segments = segments(&[5_000, 3_000, 2_000, 0]);
+            let (now, all) = (Timestamp(NOW), Offset(40));
+            let (may, stays): (Vec<&Segment>, Vec<&Segment>) =
+                segments.iter().partition(|segment| may_rewrite(now, &config, all, &segments, segment));
+            let left: u64 = stays.iter().map(|segment| segment.bytes).sum();
+            assert!(may.is_empty() || left >= floor, "{left} of {floor} bytes are left");
+            // No more is held back than a deletion would be.
+            let start = allowed_start(now, &config, Offset(0), all, &segments, Offset(i64::MAX));
+            assert_eq!(may.last().map(|segment| segment.next_offset), start, "{floor}");
+        }
     }
 }

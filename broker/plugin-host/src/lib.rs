@@ -33,7 +33,7 @@ pub use error::{CallError, OpenError, Trap, TrapKind, WrongAnswer};
 pub use partitioner::{Partitioner, Placement};
 pub use retention::{Filter, Offloader, Retention};
 pub use router::{Answer, Destinations, Router, Routes};
-pub use sandbox::{Limits, LogLevel, LogLine};
+pub use sandbox::{Limits, LogLevel, LogLine, one_line};
 
 use tidegate_records::columns::Wanted;
 

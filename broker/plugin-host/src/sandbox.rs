@@ -3,7 +3,10 @@
 //! The host functions change nothing but this: lines of log and numbers of topics are collected here and taken out by the caller;
 //! metrics are added up. So a call has no effect on anything outside of its store.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, VecDeque},
+};
 
 use wasmtime::{ResourceLimiter, component::InstancePre};
 
@@ -68,6 +71,21 @@ pub enum LogLevel {
 pub struct LogLine {
     pub level: LogLevel,
     pub message: String,
+}
+
+/// `text` without what would end a line of log or steer a terminal: control characters and the separators of lines and paragraphs are
+/// escaped as in Rust (`\n`, `\u{1b}`). Whoever could write those could write lines in the name of others. What was escaped stays as it is.
+#[must_use]
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    let breaks = |character: char| character.is_control() || matches!(character, '\u{2028}' | '\u{2029}');
+    if !text.contains(breaks) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if breaks(character) { line.extend(character.escape_default()) } else { line.push(character) }
+    }
+    Cow::Owned(line)
 }
 
 /// What a plugin logged since it was last asked.
@@ -149,6 +167,9 @@ impl Sandbox {
         if message.len() > self.limits.log_line_bytes_max {
             message.truncate(message.floor_char_boundary(self.limits.log_line_bytes_max));
             message.push_str(" [cut]");
+        }
+        if let Cow::Owned(escaped) = one_line(&message) {
+            message = escaped;
         }
         if level == LogLevel::Error {
             self.last_error = Some(message.clone());
@@ -343,3 +364,26 @@ impl std::fmt::Debug for Store {
 
 /// A linked component, named once.
 pub(crate) type Pre = InstancePre<Sandbox>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A plugin once wrote `x`, a newline, and a line that looked as if another plugin had written it; or cleared the operator's screen.
+    #[test]
+    fn what_a_plugin_logs_is_one_line_and_steers_no_terminal() {
+        for (said, line) in [
+            ("plain", "plain"),
+            ("a\nERROR other: forged", "a\\nERROR other: forged"),
+            ("\u{1b}[2J\u{9b}1m\r\t\0", "\\u{1b}[2J\\u{9b}1m\\r\\t\\u{0}"),
+            ("a\u{2028}b\u{85}c", "a\\u{2028}b\\u{85}c"),
+            ("größer \\n", "größer \\n"),
+        ] {
+            let mut sandbox = Sandbox::new(&Limits::default());
+            sandbox.log(LogLevel::Error, said.to_owned());
+            assert_eq!(sandbox.lines[0].message, line);
+            assert_eq!(sandbox.last_error.as_deref(), Some(line), "these become the words of a panic");
+            assert_eq!(one_line(line), line, "once is enough");
+        }
+    }
+}

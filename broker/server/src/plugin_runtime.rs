@@ -5,12 +5,13 @@ use std::{any::Any, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tidegate_model::{metadata::Broker, topic_config::Attachment};
 use tidegate_plugin_host::{
-    AckHook, Compiled, Engine, EngineConfig, Limits, Partitioner, Retention, Router, World, compile, component,
+    AckHook, Compiled, Engine, EngineConfig, Limits, OpenError, Partitioner, Retention, Router, World, compile,
+    component,
 };
 
 use tidegate_shard::{attachment_limits, attainable};
 
-use crate::control::plugins::{CompiledPlugin, PluginHost};
+use crate::control::plugins::{CompiledPlugin, PluginHost, TrialError};
 
 /// How often calls are looked at: a tick of [`Limits::call_ticks_max`].
 const TICK: Duration = Duration::from_millis(1);
@@ -101,11 +102,12 @@ impl CompiledPlugin for Loaded {
         Ok([self.code.sha256().as_slice(), &kept].concat())
     }
 
-    fn trial(&self, attachment: &Attachment, brokers: &[Broker]) -> Result<(), String> {
+    fn trial(&self, attachment: &Attachment, brokers: &[Broker]) -> Result<Vec<String>, TrialError> {
         let (own, broker) = (&attachment.limits, &self.limits);
-        let above = |topic: &str, asked: Option<u64>, broker: &str, limit: u64| match asked {
+        let plugin = || attachment.plugin.clone();
+        let above = |key: &'static str, asked: Option<u64>, broker_key: &'static str, limit: u64| match asked {
             Some(asked) if asked > limit => {
-                Err(format!("{topic}={asked} is more than the broker's limit of {limit} ({broker})"))
+                Err(TrialError::AboveLimit { plugin: plugin(), key, asked, broker_key, limit })
             }
             _ => Ok(()),
         };
@@ -115,23 +117,28 @@ impl CompiledPlugin for Loaded {
         above("tidegate.plugin.memory.max.bytes", bytes(own.memory_bytes), "plugin.memory.max.bytes", memory)?;
         above("tidegate.plugin.output.max.bytes", bytes(own.output_bytes), "plugin.output.max.bytes", output)?;
         let (config, limits) = (&attachment.config, attachment_limits(broker, attachment));
-        let opened = match self.code.world() {
-            World::Router => Router::open(&self.code, config, &limits).map(drop),
-            World::Partitioner => Partitioner::open(&self.code, config, &limits).map(drop),
-            World::Retention => match Retention::open(&self.code, config, &limits) {
-                Ok(policy) if policy.offloads() && !self.has_object_store => {
-                    return Err("it offloads segments, and this broker has no object store to send them to: set object.store.url in its \
-                                configuration, and restart it"
-                        .to_owned());
+        let refused = |error: OpenError| TrialError::Refused { plugin: plugin(), reason: error.to_string() };
+        match self.code.world() {
+            World::Router => {
+                let router = Router::open(&self.code, config, &limits).map_err(refused)?;
+                return Ok(router.topics().to_vec());
+            }
+            World::Partitioner => Partitioner::open(&self.code, config, &limits).map(drop).map_err(refused)?,
+            World::Retention => {
+                let policy = Retention::open(&self.code, config, &limits).map_err(refused)?;
+                if policy.offloads() && !self.has_object_store {
+                    return Err(TrialError::NoObjectStore { plugin: plugin() });
                 }
-                opened => opened.map(drop),
-            },
-            World::Ack => match AckHook::open(&self.code, config, &limits) {
-                Ok(hook) => return hook.strongest().map_or(Ok(()), |copies| attainable(copies, brokers)),
-                Err(error) => Err(error),
-            },
-        };
-        opened.map_err(|error| error.to_string())
+            }
+            World::Ack => {
+                let hook = AckHook::open(&self.code, config, &limits).map_err(refused)?;
+                if let Some(copies) = hook.strongest() {
+                    attainable(copies, brokers)
+                        .map_err(|reason| TrialError::NotAttainable { plugin: plugin(), reason })?;
+                }
+            }
+        }
+        Ok(Vec::new())
     }
 }
 

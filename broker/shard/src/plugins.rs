@@ -580,6 +580,7 @@ impl Shard {
                     dead.write(&part.1, &records, &batch.header, (&topic.name, chosen))?
                 }
             };
+            refuse_too_large(target, bytes.len())?;
             let partition = target.partition.expect("partitioners have been asked");
             let partition = TopicPartition::new(target.topic.id, partition);
             within = [within, target.commit.within].into_iter().flatten().min();
@@ -816,6 +817,21 @@ impl Shard {
         counts.routed += placement.partitions.len() as u64;
         Ok(placement.partitions)
     }
+}
+
+/// A destination's own limit holds for what comes to it by a router or as a dead letter: those who read it count on it. The topic that was
+/// sent to has looked at the whole batch, by its own limit.
+fn refuse_too_large(target: &Target, bytes: usize) -> Result<(), PartitionError> {
+    let (name, limit) = (&target.topic.name, target.topic.config.max_message_bytes);
+    if bytes <= limit {
+        return Ok(());
+    }
+    let what = match &target.dead {
+        None => "what goes to".to_owned(),
+        Some(dead) => format!("{}; and the dead letter for", dead.message),
+    };
+    let message = format!("{what} topic '{name}' has {bytes} bytes, and its max.message.bytes is {limit}");
+    Err(PartitionError::Other { code: ResponseError::MessageTooLarge.code(), message })
 }
 
 /// Whether records of a topic may go elsewhere than to the partition that the client chose, so that its own sequence would have gaps there.

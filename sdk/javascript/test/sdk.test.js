@@ -140,6 +140,31 @@ test("bits that are lost in a double are found again by the lengths", () => {
   assert.equal(nullBits(cross(0b101n), 0b111n), 0b101n);
 });
 
+// With nulls and empty values in one word, a null was seen as empty in every seventh word: a tombstone became an empty value.
+test("a null is never seen as empty, and nothing else as null but what is empty", () => {
+  const mask = (1n << 64n) - 1n;
+  let state = 12345n;
+  const random = () => {
+    state = (state * 6364136223846793005n + 1442695040888963407n) & mask;
+    return state ^ (state >> 33n);
+  };
+  const powers = Array.from({ length: 64 }, (_, bit) => 1n << BigInt(bit));
+  const near = powers.flatMap((power) => [power, power - 1n, power + 1n, mask ^ power, (mask - power) & mask]);
+  const words = [...near, ...Array.from({ length: 20_000 }, random)];
+  for (const nulls of words) {
+    for (const crossed of [Number(BigInt.asIntN(64, nulls)), Number(nulls)]) {
+      assert.equal(nullBits(crossed, nulls), nulls, "exact where all that is empty is null");
+      for (const empty of [nulls | random(), nulls | (random() & random()), nulls | (random() & 0x7ffn), mask]) {
+        const seen = nullBits(crossed, empty);
+        const which = `${nulls.toString(2)} of ${empty.toString(2)}: ${seen.toString(2)}`;
+        assert.equal(nulls & ~seen, 0n, `a null is seen as empty: ${which}`);
+        assert.equal(seen & ~empty, 0n, `what has a length is seen as null: ${which}`);
+        if (Number.isSafeInteger(crossed)) assert.equal(seen, nulls);
+      }
+    }
+  }
+});
+
 test("numbers of 64 bits cross as numbers", () => {
   const crossed = [];
   const metrics = { ...imports.metrics, add: (series, by) => crossed.push(by) };

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import sys
 import time
 from typing import Any
 
@@ -71,11 +72,86 @@ def _absent(name: str, instead: str):
     return refused
 
 
+_CLOCK = "the clock is `now` in batch.contexts"
+_FILES = "there are no files; what the plugin needs to know goes into its configuration"
+_NETWORK = "there is no network; what the plugin needs to know goes into its configuration"
+_RANDOM = "draw from random.Random(context.seed), which is the same when a batch is sent again"
+
+#: What the sandbox has not, by module, and what there is instead.
+_MISSING = (
+    ("time", ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"), _CLOCK),
+    ("os", ("listdir", "scandir", "walk", "stat", "open", "mkdir", "makedirs", "remove", "rename", "getcwd"), _FILES),
+    ("os", ("urandom", "getrandom"), _RANDOM),
+    ("io", ("open", "open_code"), _FILES),
+    ("socket", ("socket", "create_connection", "create_server", "getaddrinfo", "gethostbyname", "gethostname"), _NETWORK),
+    ("uuid", ("uuid1", "uuid4"), f"{_RANDOM}: uuid.UUID(int=drawn.getrandbits(128), version=4)"),
+    ("secrets", ("token_bytes", "token_hex", "token_urlsafe", "randbelow", "choice"), _RANDOM),
+)
+
+
 def _forbid() -> None:
     """What the sandbox has not would end in a trap: this way it ends in words."""
-    for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep"):
-        setattr(time, name, _absent(f"time.{name}", "the clock is `now` in batch.contexts"))
-    builtins.open = _absent("open", "there are no files; what the plugin needs to know goes into its configuration")
+    instead_of: dict[int, Any] = {}
+    kept: list[Any] = []
+
+    def put(module, name: str, instead) -> None:
+        known = getattr(module, name)
+        instead_of[id(known)] = instead
+        kept.append(known)  # so that no other object gets its id
+        setattr(module, name, instead)
+
+    for module, names, instead in _MISSING:
+        # What the plugin does not import was not built into its component.
+        loaded = sys.modules.get(module)
+        for name in names:
+            if hasattr(loaded, name):
+                put(loaded, name, _absent(f"{module}.{name}", instead))
+    put(time, "sleep", _absent("time.sleep", "a plugin answers at once, or raises Retry"))
+    for name, arguments in (("localtime", 1), ("gmtime", 1), ("ctime", 1), ("asctime", 1), ("strftime", 2)):
+        put(time, name, _of_moment(name, getattr(time, name), arguments))
+    if "datetime" in sys.modules:
+        dates = sys.modules["datetime"]
+        for name, constructors in (("datetime", ("now", "utcnow", "today")), ("date", ("today",))):
+            put(dates, name, _dated(getattr(dates, name), constructors))
+    put(builtins, "print", _print)
+    put(builtins, "open", _absent("open", _FILES))
+    # What the plugin's own modules have imported by name.
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in sys.stdlib_module_names or name == __name__:
+            continue
+        for attribute, value in list(getattr(module, "__dict__", {}).items()):
+            if id(value) in instead_of:
+                setattr(module, attribute, instead_of[id(value)])
+
+
+def _of_moment(name: str, call, arguments: int):
+    """A function of `time` that takes the clock's moment where it is given none."""
+    refused = _absent(f"time.{name} without a moment", _CLOCK)
+
+    def of_moment(*given):
+        return call(*given) if len(given) == arguments and given[-1] is not None else refused()
+
+    return of_moment
+
+
+def _dated(known: type, constructors: tuple[str, ...]) -> type:
+    """`datetime` or `date` without what asks the clock. What others made is of this class, too."""
+
+    class Kind(type):
+        def __instancecheck__(cls, value):
+            return isinstance(value, known)
+
+        def __subclasscheck__(cls, kind):
+            return issubclass(kind, known)
+
+    instead = f"{_CLOCK}, in milliseconds: datetime.fromtimestamp(context.now / 1000, timezone.utc)"
+    absent = {name: staticmethod(_absent(f"{known.__name__}.{name}", instead)) for name in constructors}
+    return Kind(known.__name__, (known,), absent)
+
+
+def _print(*values, sep=" ", end="", file=None, flush=False) -> None:
+    """There is no standard output: what is printed goes where the plugin's log goes."""
+    setup.log.info((" " if sep is None else sep).join(str(value) for value in values))
 
 
 class _Broker:

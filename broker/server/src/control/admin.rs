@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -20,6 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use futures_lite::StreamExt as _;
 use serde_json::json;
 use tokio::sync::{Mutex, oneshot};
 
@@ -124,6 +126,10 @@ impl AdminState {
     }
 }
 
+/// What is read of a request that is too large, and for how long, so that its sender gets to read why.
+const DRAIN_BYTES_MAX: usize = 1 << 30;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// An error as the client sees it.
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
@@ -179,6 +185,7 @@ fn router(state: AdminState) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(state.upload_bytes_max))
+        .layer(middleware::from_fn_with_state(state.clone(), refuse_too_large))
         .layer(middleware::from_fn_with_state(state.clone(), authorise))
         .with_state(state)
 }
@@ -193,6 +200,30 @@ async fn authorise(State(state): State<AdminState>, request: Request, next: Next
         }
         _ => next.run(request).await,
     }
+}
+
+/// Refuses what says that it is too large, before it is held in memory. Who does not wait to be asked for it (`Expect: 100-continue`) sends
+/// it first and reads the answer afterwards: it is read, and thrown away, or the answer would be lost with the connection.
+async fn refuse_too_large(State(state): State<AdminState>, request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_none_or(|length: u64| length <= state.upload_bytes_max as u64) {
+        return next.run(request).await;
+    }
+    if !request.headers().contains_key(header::EXPECT) {
+        let mut body = request.into_body().into_data_stream();
+        let mut left = DRAIN_BYTES_MAX;
+        let drain = async {
+            while let Some(Ok(bytes)) = body.next().await {
+                left = left.saturating_sub(bytes.len());
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        // Who is slower gets a broken connection.
+        let _ = tokio::time::timeout(DRAIN_TIME_MAX, drain).await;
+    }
+    plugin_api::too_large(&state).into_response()
 }
 
 async fn ready(State(state): State<AdminState>) -> Response {

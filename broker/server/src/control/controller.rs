@@ -15,7 +15,7 @@ use std::{
 };
 
 use tidegate_model::{
-    metadata::{MetadataChange, MetadataError, MetadataImage, Plugin, ProposalResult},
+    metadata::{MetadataChange, MetadataError, MetadataImage, Plugin, ProposalResult, Topic},
     topic_config::Attachment,
 };
 use tidegate_records::ids::TopicId;
@@ -25,7 +25,7 @@ use super::{
     admin::{self, AdminError, AdminOptions, Token},
     metrics::MetricsPage,
     objects::{self, ObjectStoreError, ObjectStoreOptions},
-    plugins::{self, LoadedPlugin, PluginError, PluginHost, PluginStore},
+    plugins::{self, LoadedPlugin, PluginError, PluginHost, PluginStore, TrialError},
     quorum::{Quorum, QuorumError},
 };
 use crate::{metrics::ShardReport, objects::ObjectClient, readers::Readers};
@@ -83,9 +83,10 @@ pub(super) enum Command {
         change: MetadataChange,
         answer: Answer,
     },
-    /// As `Propose`, after the plugins that it attaches were tried.
+    /// As `Propose`, after the plugins that it attaches were tried: the topics that each named, or why it is refused.
     ProposeTried {
         change: MetadataChange,
+        tried: Result<Vec<(String, Vec<String>)>, TrialError>,
         answer: Answer,
     },
     Deploy {
@@ -248,8 +249,16 @@ impl Control {
                 runtime.block_on(async move {
                     let (stop, stopped) = oneshot::channel();
                     let endpoint = tokio::spawn(admin::serve(listener, state, stopped));
-                    let mut controller =
-                        Controller { quorum, sinks: Vec::new(), page, plugins, newest, readers: None, again };
+                    let mut controller = Controller {
+                        quorum,
+                        sinks: Vec::new(),
+                        page,
+                        plugins,
+                        newest,
+                        readers: None,
+                        trying: Vec::new(),
+                        again,
+                    };
                     if let Err(error) = controller.run(receiver).await {
                         fatal(error.to_string());
                     }
@@ -280,6 +289,8 @@ struct Controller {
     newest: watch::Sender<Arc<MetadataImage>>,
     /// What shards were told last of consumer groups.
     readers: Option<Arc<Readers>>,
+    /// Names of topics that are about to be created, as soon as their plugins were tried: to each other they count as there.
+    trying: Vec<String>,
     /// Where a proposal goes whose plugins were tried.
     again: mpsc::WeakUnboundedSender<Command>,
 }
@@ -303,7 +314,19 @@ impl Controller {
                             self.try_attachments(change, attachments, answer);
                         }
                     }
-                    Command::ProposeTried { change, answer } => proposals.push((change, answer)),
+                    Command::ProposeTried { change, tried, answer } => {
+                        // The topics that were created meanwhile are looked for too.
+                        self.commit(std::mem::take(&mut proposals))?;
+                        match tried.and_then(|named| self.named_exist(&change, &named)) {
+                            Ok(()) => proposals.push((change.clone(), answer)),
+                            Err(error) => answer(Err(MetadataError::PluginRefused(error.to_string()))),
+                        }
+                        if let MetadataChange::CreateTopic { name, .. } = &change
+                            && let Some(index) = self.trying.iter().position(|trying| trying == name)
+                        {
+                            self.trying.swap_remove(index);
+                        }
+                    }
                     Command::Deploy { plugin, loaded, answer } => {
                         self.commit(std::mem::take(&mut proposals))?;
                         for sink in &self.sinks {
@@ -339,7 +362,10 @@ impl Controller {
     }
 
     /// Opens the plugins that a change attaches, with their configurations, on a blocking thread; then the change comes back.
-    fn try_attachments(&self, change: MetadataChange, attachments: Vec<Attachment>, answer: Answer) {
+    fn try_attachments(&mut self, change: MetadataChange, attachments: Vec<Attachment>, answer: Answer) {
+        if let MetadataChange::CreateTopic { name, .. } = &change {
+            self.trying.push(name.clone());
+        }
         let found: Vec<_> = attachments
             .into_iter()
             .map(|attachment| (self.plugins.get(&attachment.plugin).cloned(), attachment))
@@ -347,28 +373,40 @@ impl Controller {
         let again = self.again.clone();
         let brokers = self.quorum.image().brokers.clone();
         tokio::task::spawn_blocking(move || {
-            let tried = found.into_iter().try_for_each(|(plugin, attachment)| match plugin {
-                Some(plugin) => plugin
-                    .compiled
-                    .trial(&attachment, &brokers)
-                    .map_err(|reason| format!("plugin '{}' refuses its configuration: {reason}", attachment.plugin)),
-                None => Err(format!(
-                    "plugin '{}' could not be loaded when the broker started; its log says why. Deploy it again",
-                    attachment.plugin
-                )),
+            let tried = found.into_iter().map(|(plugin, attachment)| match plugin {
+                Some(plugin) => Ok((plugin.name, plugin.compiled.trial(&attachment, &brokers)?)),
+                None => Err(TrialError::NotLoaded { plugin: attachment.plugin }),
             });
-            match (tried, again.upgrade()) {
-                (Err(reason), _) => answer(Err(MetadataError::PluginRefused(reason))),
-                (Ok(()), None) => answer(Err(stopping())),
-                (Ok(()), Some(commands)) => {
-                    if let Err(mpsc::error::SendError(Command::ProposeTried { answer, .. })) =
-                        commands.send(Command::ProposeTried { change, answer })
-                    {
-                        answer(Err(stopping()));
-                    }
-                }
+            let tried = tried.collect();
+            let Some(commands) = again.upgrade() else { return answer(Err(stopping())) };
+            if let Err(mpsc::error::SendError(Command::ProposeTried { answer, .. })) =
+                commands.send(Command::ProposeTried { change, tried, answer })
+            {
+                answer(Err(stopping()));
             }
         });
+    }
+
+    /// Whether the topics are there that the plugins of a change named. A topic that keeps an attachment as it is may name what was deleted
+    /// since: its other configurations can still be changed.
+    fn named_exist(&self, change: &MetadataChange, named: &[(String, Vec<String>)]) -> Result<(), TrialError> {
+        let image = self.quorum.image();
+        let (MetadataChange::CreateTopic { name: own, configs, .. }
+        | MetadataChange::AlterTopicConfig { name: own, configs, .. }) = change
+        else {
+            return Ok(());
+        };
+        let routers = ["tidegate.router", "tidegate.router.config"];
+        let kept = |topic: &Arc<Topic>| {
+            let overrides = topic.config.overrides();
+            routers.iter().all(|key| overrides.get(*key) == configs.get(*key))
+        };
+        if image.topic(own).is_some_and(kept) {
+            return Ok(());
+        }
+        plugins::all_exist(named, |topic| {
+            topic == own || image.topic(topic).is_some() || self.trying.iter().any(|trying| trying == topic)
+        })
     }
 
     /// Tells the shards how far consumer groups are, where a retention plugin asks.

@@ -33,13 +33,7 @@ pub(super) async fn upload(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Refusal {
-            status: StatusCode::PAYLOAD_TOO_LARGE,
-            message: format!(
-                "the component has more than {} bytes; raise plugin.upload.max.bytes in the broker's configuration",
-                state.upload_bytes_max
-            ),
-        },
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(&state),
         status => Refusal { status, message: rejection.body_text() },
     })?;
     if body.is_empty() {
@@ -68,6 +62,14 @@ pub(super) async fn upload(
     let status = if known.is_some() { StatusCode::OK } else { StatusCode::CREATED };
     let shown = commit(&state, known.map(AsRef::as_ref), name, (hash, compiled), body.len() as u64).await?;
     Ok((status, Json(shown)).into_response())
+}
+
+pub(super) fn too_large(state: &AdminState) -> Refusal {
+    let message = format!(
+        "the component has more than {} bytes; raise plugin.upload.max.bytes in the broker's configuration",
+        state.upload_bytes_max
+    );
+    Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, message }
 }
 
 /// `POST /v1/plugins/NAME/rollback`: the component before the one that is deployed becomes a new version. Once more, and it is undone.

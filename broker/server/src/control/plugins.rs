@@ -53,11 +53,34 @@ pub trait CompiledPlugin: Any + Send + Sync {
     /// The code, as [`PluginHost::load`] takes it.
     fn image(&self) -> Result<Vec<u8>, String>;
 
-    /// Opens an instance as an attachment says, and drops it. `brokers` are those of the cluster.
-    ///
-    /// # Errors
-    /// The plugin's own words, a limit of the attachment that is above the broker's, or copies that the cluster cannot give.
-    fn trial(&self, attachment: &Attachment, brokers: &[Broker]) -> Result<(), String>;
+    /// Opens an instance as an attachment says, and drops it. `brokers` are those of the cluster. Returns the topics that a router named
+    /// meanwhile: whether they are there, the caller knows.
+    fn trial(&self, attachment: &Attachment, brokers: &[Broker]) -> Result<Vec<String>, TrialError>;
+}
+
+/// Why a plugin cannot be attached so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrialError {
+    /// In its own words.
+    #[error("plugin '{plugin}' refuses its configuration: {reason}")]
+    Refused { plugin: String, reason: String },
+    #[error(
+        "plugin '{plugin}' cannot be attached: {key}={asked} is more than the broker's limit of {limit} ({broker_key})"
+    )]
+    AboveLimit { plugin: String, key: &'static str, asked: u64, broker_key: &'static str, limit: u64 },
+    #[error("plugin '{plugin}' cannot be attached: {reason}")]
+    NotAttainable { plugin: String, reason: String },
+    #[error("plugin '{plugin}' cannot be attached: it is of the world {found}, and is attached as {wanted}")]
+    World { plugin: String, found: String, wanted: &'static str },
+    #[error("plugin '{plugin}' could not be loaded when the broker started; its log says why. Deploy it again")]
+    NotLoaded { plugin: String },
+    #[error("plugin '{plugin}' names topic '{topic}' in its configuration, which does not exist: create it first")]
+    MissingTopic { plugin: String, topic: String },
+    #[error(
+        "plugin '{plugin}' offloads segments, and this broker has no object store to send them to: set object.store.url in its \
+         configuration, and restart it"
+    )]
+    NoObjectStore { plugin: String },
 }
 
 /// A plugin that is deployed and ready.
@@ -82,9 +105,9 @@ pub enum PluginError {
     #[error("the component is refused: {reason}")]
     Refused { reason: String },
     #[error(
-        "plugin '{plugin}' does not accept the configuration of topic '{topic}', to which it is attached: {reason}. Nothing was changed"
+        "it does not fit the configuration of topic '{topic}', to which it is attached: {source}. Nothing was changed"
     )]
-    Attached { plugin: String, topic: String, reason: String },
+    Attached { topic: String, source: TrialError },
     #[error("{operation} {}: {source}", path.display())]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("{} is damaged: its SHA-256 is {found}. Upload the plugin again", path.display())]
@@ -242,6 +265,18 @@ pub(super) fn attachments(change: &MetadataChange, image: &MetadataImage) -> Vec
         .map_or_else(|_| Vec::new(), |config| config.attachments().map(|(_, attachment)| attachment.clone()).collect())
 }
 
+/// The first of the topics that plugins name which `exists` does not know.
+///
+/// # Errors
+/// [`TrialError::MissingTopic`].
+pub(super) fn all_exist(named: &[(String, Vec<String>)], exists: impl Fn(&str) -> bool) -> Result<(), TrialError> {
+    let mut topics = named.iter().flat_map(|(plugin, topics)| topics.iter().map(move |topic| (plugin, topic)));
+    match topics.find(|(_, topic)| !exists(topic)) {
+        Some((plugin, topic)) => Err(TrialError::MissingTopic { plugin: plugin.clone(), topic: topic.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// Tries code with the configuration of every topic that has a plugin of this name attached.
 pub(super) fn try_attached(
     name: &str,
@@ -253,13 +288,12 @@ pub(super) fn try_attached(
             let tried = if compiled.world() == world {
                 compiled.trial(attachment, &image.brokers)
             } else {
-                Err(format!("it is of the world {}, and is attached as {world}", compiled.world()))
+                let (plugin, found) = (name.to_owned(), compiled.world().to_owned());
+                Err(TrialError::World { plugin, found, wanted: world })
             };
-            tried.map_err(|reason| PluginError::Attached {
-                plugin: name.to_owned(),
-                topic: topic.name.clone(),
-                reason,
-            })?;
+            tried
+                .and_then(|topics| all_exist(&[(name.to_owned(), topics)], |topic| image.topic(topic).is_some()))
+                .map_err(|source| PluginError::Attached { topic: topic.name.clone(), source })?;
         }
     }
     Ok(())
@@ -271,7 +305,8 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A host whose components are texts: `router` or `partitioner`, a space, and the only configuration that they accept.
+    /// A host whose components are texts: `router` or `partitioner`, a space, and the only configuration that they accept beside
+    /// `to `: that names topics.
     #[derive(Default)]
     pub(in crate::control) struct TextHost {
         compiled: Arc<AtomicUsize>,
@@ -307,11 +342,16 @@ pub(super) mod tests {
             Ok(self.0.clone().into_bytes())
         }
 
-        fn trial(&self, attachment: &Attachment, _: &[Broker]) -> Result<(), String> {
+        fn trial(&self, attachment: &Attachment, _: &[Broker]) -> Result<Vec<String>, TrialError> {
             let config = attachment.config.as_str();
-            match self.0.split_once(' ') {
-                Some((_, accepted)) if accepted == config => Ok(()),
-                _ => Err(format!("I do not like {config:?}")),
+            let (_, accepted) = self.0.split_once(' ').unwrap_or_default();
+            match config.strip_prefix("to ") {
+                Some(topics) => Ok(topics.split(' ').map(str::to_owned).collect()),
+                None if accepted == config => Ok(Vec::new()),
+                None => {
+                    let (plugin, reason) = (attachment.plugin.clone(), format!("I do not like {config:?}"));
+                    Err(TrialError::Refused { plugin, reason })
+                }
             }
         }
     }

@@ -204,6 +204,15 @@ fn a_plugin_is_uploaded_listed_attached_swapped_and_removed() {
     refused(plugin("PUT", "split", b"nonsense"), 422, "no world");
     refused(plugin("PUT", "..%2fsplit", b"router x"), 422, "not a plugin name");
     refused(plugin("PUT", "split", &vec![b'x'; (1 << 20) + 1]), 413, "plugin.upload.max.bytes");
+    // Far more than the sockets hold: the answer was lost in a broken pipe.
+    refused(plugin("PUT", "split", &vec![b'x'; 64 << 20]), 413, "plugin.upload.max.bytes");
+    let waits = "expect: 100-continue\r\n";
+    let announced = "PUT /v1/plugins/split HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 67108864\r\n";
+    let mut stream = TcpStream::connect(control.admin).unwrap();
+    stream.write_all(format!("{announced}{waits}\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413"), "who asks first is not asked for it: {answer}");
     refused(plugin("GET", "split", b""), 404, "no plugin named");
     refused(plugin("DELETE", "split", b""), 404, "no plugin named");
     assert!(propose(&control, create_routed("orders", "split", "x")).contains("no plugin named"));
@@ -263,5 +272,46 @@ fn a_plugin_is_uploaded_listed_attached_swapped_and_removed() {
     assert_eq!(files(), 4, "what is two versions old is gone");
     assert_eq!(ask(control.admin, "DELETE", "/v1/plugins/split", "", b"").0, 204);
     assert_eq!(std::fs::read_dir(directory.path().join("plugins")).unwrap().count(), 0);
+    control.stop();
+}
+
+/// Attaching once took any name; each batch was refused afterwards, for a topic that nobody had created.
+#[test]
+fn a_router_is_attached_where_the_topics_that_it_names_exist() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = Control::start(options(directory.path(), "127.0.0.1:0", None)).unwrap();
+    let upload = |body: &[u8]| ask(control.admin, "PUT", "/v1/plugins/split", "", body);
+    assert_eq!(upload(b"router x").0, 201);
+    let refusal = propose(&control, create_routed("orders", "split", "to eu us"));
+    assert!(refusal.contains("'split' names topic 'eu'") && refusal.contains("create it first"), "{refusal}");
+    assert_eq!(propose(&control, create("eu")), "committed");
+    let refusal = propose(&control, create_routed("orders", "split", "to eu us"));
+    assert!(refusal.contains("'us'"), "{refusal}");
+    assert_eq!(propose(&control, create_routed("orders", "split", "to eu orders")), "committed", "itself is there");
+
+    // What is created with it counts, before and after, and where each names the other.
+    let (sender, receiver) = mpsc::channel();
+    for change in [create_routed("a", "split", "to b c"), create_routed("b", "split", "to a"), create("c")] {
+        let sender = sender.clone();
+        control.handle.propose(change, move |result| sender.send(result.map(drop)).unwrap());
+    }
+    for _ in 0..3 {
+        receiver.recv().unwrap().unwrap();
+    }
+
+    // Deleted under a router, it does not hold up other configurations, nor their alteration; a new attachment and a new version it does.
+    let id = control.handle.image().topic("eu").unwrap().id.to_hex();
+    assert_eq!(propose(&control, MetadataChange::DeleteTopic { id }), "committed");
+    let alter = |router: &str, retention: &str| MetadataChange::AlterTopicConfig {
+        name: "orders".to_owned(),
+        configs: [("tidegate.router", "split"), ("tidegate.router.config", router), ("retention.ms", retention)]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        based_on: None,
+    };
+    assert_eq!(propose(&control, alter("to eu orders", "5")), "committed");
+    assert!(propose(&control, alter("to eu", "5")).contains("'eu'"));
+    let (status, text) = upload(b"router y");
+    assert!(status == 409 && text.contains("'eu'") && text.contains("orders"), "{status} {text}");
     control.stop();
 }

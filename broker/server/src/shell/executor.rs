@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
 use tidegate_model::metadata::{MetadataChange, MetadataImage, ProposalResult};
-use tidegate_plugin_host::LogLevel;
+use tidegate_plugin_host::{LogLevel, one_line};
 use tidegate_records::{
     ids::{ShardId, TopicId, TopicPartition},
     time::{Instant, Now, Timestamp},
@@ -350,7 +350,9 @@ impl Core {
     /// Hands what a plugin logged to the broker's log and to who asks for the lines of plugins.
     pub(crate) fn write_plugin_log(&self, log: &PluginLog) {
         for line in &log.lines {
-            let (plugin, version, topic, message) = (&log.plugin, log.version, &log.topic, &line.message);
+            // The broker's own lines about a plugin repeat names and words of it.
+            let message = one_line(&line.message);
+            let (plugin, version, topic) = (&log.plugin, log.version, &log.topic);
             match line.level {
                 LogLevel::Error => tracing::error!(plugin, version, topic, "{message}"),
                 LogLevel::Warn => tracing::warn!(plugin, version, topic, "{message}"),
@@ -364,7 +366,7 @@ impl Core {
                 version,
                 topic: topic.clone(),
                 level: line.level,
-                message: message.clone(),
+                message: message.into_owned(),
             });
         }
     }

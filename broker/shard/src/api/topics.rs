@@ -88,6 +88,9 @@ pub(super) fn create(shard: &mut Shard, now: Now, request: Request, body: Create
             }
         }
     }
+    // Those without plugins first: routers of the others may name them.
+    let has_router = |(_, change): &(u32, MetadataChange)| matches!(change, MetadataChange::CreateTopic { configs, .. } if configs.contains_key("tidegate.router"));
+    changes.sort_by_key(has_router);
     wait_or_respond(shard, now, request, Answers::Created(answers), changes, effects);
 }
 

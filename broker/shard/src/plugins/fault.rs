@@ -146,7 +146,9 @@ impl DeadLetter {
         ];
         for record in Records::new(records, header.records_count) {
             let record = record.map_err(ValidateError::from)?;
-            builder.push(record.timestamp(header), record.key, record.value, record.headers().chain(added));
+            // A letter that is sent on may have such headers already, and who reads them takes the first of a name.
+            let own = record.headers().filter(|(key, _)| !added.iter().any(|(name, _)| name == key));
+            builder.push(record.timestamp(header), record.key, record.value, own.chain(added));
         }
         Ok(builder.build())
     }

@@ -209,7 +209,7 @@ impl Shard {
             .iter()
             .filter_map(|index| seen.get(*index as usize))
             .filter(|wanted| segments.contains(wanted) && wanted.next_offset > from)
-            .filter(|wanted| may_rewrite(now.wall, config, high_watermark, wanted))
+            .filter(|wanted| may_rewrite(now.wall, config, high_watermark, segments, wanted))
             .map(|wanted| (wanted.base_offset, wanted.next_offset))
             .collect();
         rewrite.sort_unstable();

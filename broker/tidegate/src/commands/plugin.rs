@@ -405,7 +405,10 @@ impl Admin {
             )
         };
         let mut response = match body {
-            Some(body) => agent.run(request.body(body).context("the request cannot be made")?),
+            // Asked first, since a broker that refuses need not read all of it before it says why.
+            Some(body) => {
+                agent.run(request.header("expect", "100-continue").body(body).context("the request cannot be made")?)
+            }
             None => agent.run(request.body(()).context("the request cannot be made")?),
         }
         .with_context(hint)?;

@@ -178,6 +178,40 @@ fn dead_letters_are_written_once_over_kill_9() {
     assert_eq!(values(&broker, "letters", numbers.len()), numbers);
 }
 
+/// A destination's `max.message.bytes` was held against what clients send to it, and not against what a router or a failure brings there.
+#[test]
+fn what_is_brought_to_a_topic_is_no_larger_than_it_allows() {
+    let broker = broker();
+    let limit = |topic: &str, bytes: &str| {
+        let (good, said) =
+            tidegate(&broker, &["topic", "alter", topic, "--config", &format!("max.message.bytes={bytes}")]);
+        assert!(good, "{said}");
+    };
+    routed(&broker, "source", "scatter", &[]);
+    let letters = [("tidegate.router.on.failure", "dead-letter"), ("tidegate.dead.letter.topic", "letters")];
+    routed(&broker, "lettered", "fail", &letters);
+    limit("one", "300");
+    limit("letters", "300");
+    let producer: FutureProducer = client(&broker).set("enable.idempotence", "true").create().expect("a producer");
+    let send = |topic: &str, key: &str, bytes: usize| {
+        let value = "x".repeat(bytes);
+        let sent = block_on(producer.send(FutureRecord::to(topic).key(key).payload(&value), WAIT));
+        sent.map(drop).map_err(|(error, _)| error.rdkafka_error_code().expect("a code"))
+    };
+    // To one and two: neither gets it.
+    assert_eq!(send("source", "1", 400), Err(RDKafkaErrorCode::MessageSizeTooLarge));
+    assert_eq!((end(&broker, "one"), end(&broker, "two")), (0, 0));
+    send("source", "2", 400).expect("two and three have room");
+    send("source", "1", 100).expect("it fits");
+    assert_eq!((end(&broker, "one"), end(&broker, "two"), end(&broker, "three")), (1, 2, 1));
+    // The record would fit, and what is said of it does not.
+    assert_eq!(send("lettered", "1", 150), Err(RDKafkaErrorCode::MessageSizeTooLarge));
+    assert_eq!(end(&broker, "letters"), 0);
+    limit("letters", "3000");
+    send("lettered", "1", 150).expect("it fits");
+    assert_eq!(end(&broker, "letters"), 1);
+}
+
 #[test]
 fn a_failing_router_can_be_bypassed_and_by_default_refuses() {
     let broker = broker();
@@ -326,6 +360,7 @@ fn policies_and_limits_that_cannot_hold_are_refused_when_they_are_set() {
     ] {
         let (good, said) = attach(limit);
         assert!(!good && said.contains(words), "{limit}: {said}");
+        assert!(!said.contains("refuses its configuration"), "it is not the plugin that refuses: {said}");
     }
     // Two pages: too few for it to open.
     let (good, said) = attach("tidegate.plugin.memory.max.bytes=131072");

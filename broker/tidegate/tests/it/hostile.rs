@@ -20,7 +20,7 @@ use crate::{
     faults::{good_batch, produce, produce_throttled},
     librdkafka::{WAIT, block_on, client, create_topic},
     raw::Raw,
-    routed::{PLUGINS, deploy},
+    routed::{deploy, deploy_router},
 };
 
 /// Of the broker's process.
@@ -35,7 +35,7 @@ fn resident_bytes(broker: &Broker) -> u64 {
 fn ten_thousand_traps_are_answered_and_leave_nothing_behind() {
     const ROUNDS: usize = 2_500;
     let broker = Broker::start_configured("\"plugin.deadline.ms\" = 1000\n", &[], None);
-    deploy(&broker, "hostile", &PLUGINS[0]);
+    deploy_router(&broker, "hostile");
     create_topic(&broker, "plain", 1, &[]);
     let orders = ["panic", "stack", "fault", "answer-bomb"];
     for order in orders {
@@ -67,7 +67,7 @@ fn ten_thousand_traps_are_answered_and_leave_nothing_behind() {
 fn a_slow_plugin_takes_its_share_of_a_core_and_others_are_served() {
     let settings = "\"plugin.core.max.percent\" = 40\n";
     let broker = Broker::start_configured(settings, &["--shards", "1"], None);
-    deploy(&broker, "hostile", &PLUGINS[0]);
+    deploy_router(&broker, "hostile");
     create_topic(&broker, "plain", 1, &[]);
     create_topic(&broker, "slow", 1, &[("tidegate.router", "hostile"), ("tidegate.router.config", "loop")]);
     let of_slow = |name: &str| {
@@ -115,7 +115,7 @@ fn a_slow_plugin_takes_its_share_of_a_core_and_others_are_served() {
 fn attachments_that_are_refused_leave_nothing_behind() {
     const ROUNDS: usize = 2_500;
     let broker = Broker::start();
-    deploy(&broker, "hostile", &PLUGINS[0]);
+    deploy_router(&broker, "hostile");
     create_topic(&broker, "plain", 1, &[]);
     let mut raw = Raw::new(broker.connect());
     let mut attach = |key: &str, config: &str| {

@@ -10,7 +10,7 @@ use crate::{
     faults::{good_batch, produce},
     librdkafka::create_topic,
     raw::Raw,
-    routed::{PLUGINS, deploy},
+    routed::deploy_router,
 };
 
 #[test]
@@ -52,7 +52,7 @@ fn produced(broker: &Broker, order: &str) -> (i16, String) {
 fn a_plugins_memory_is_what_the_configuration_says() {
     let settings = "\"plugin.memory.max.bytes\" = 33554432\n\"plugin.deadline.ms\" = 60000\n";
     let broker = Broker::start_configured(settings, &[], None);
-    deploy(&broker, "router", &PLUGINS[0]);
+    deploy_router(&broker, "router");
     assert_eq!(produced(&broker, "hold:24"), (0, String::new()));
     let (code, message) = produced(&broker, "hold:40");
     assert_eq!(code, 44, "POLICY_VIOLATION: {message}");
@@ -75,11 +75,11 @@ fn a_plugins_memory_is_what_the_configuration_says() {
 fn a_plugins_output_is_what_the_configuration_says() {
     let settings = "\"plugin.output.max.bytes\" = 1048576\n\"plugin.deadline.ms\" = 60000\n";
     let small = Broker::start_configured(settings, &[], None);
-    deploy(&small, "router", &PLUGINS[0]);
+    deploy_router(&small, "router");
     let (code, message) = produced(&small, "answer-bomb");
     assert!(code == 44 && !message.contains("1000000"), "{code} {message}");
     let large = Broker::start_configured("\"plugin.deadline.ms\" = 60000\n", &[], None);
-    deploy(&large, "router", &PLUGINS[0]);
+    deploy_router(&large, "router");
     let (code, message) = produced(&large, "answer-bomb");
     assert!(code == 44 && message.contains("1000000"), "{code} {message}");
     // A topic cannot have more than the broker allows.
@@ -95,10 +95,10 @@ fn a_plugins_output_is_what_the_configuration_says() {
 #[test]
 fn a_plugins_deadline_is_what_the_configuration_says() {
     let patient = Broker::start_configured("\"plugin.deadline.ms\" = 60000\n", &[], None);
-    deploy(&patient, "router", &PLUGINS[0]);
+    deploy_router(&patient, "router");
     assert_eq!(produced(&patient, "count"), (0, String::new()));
     let strict = Broker::start_configured("\"plugin.deadline.ms\" = 5\n", &[], None);
-    deploy(&strict, "router", &PLUGINS[0]);
+    deploy_router(&strict, "router");
     let (code, message) = produced(&strict, "count");
     assert_eq!(code, 7, "REQUEST_TIMED_OUT: {message}");
     assert!(message.contains("'router'") && message.contains("took too long"), "{message}");
@@ -108,7 +108,7 @@ fn a_plugins_deadline_is_what_the_configuration_says() {
 #[test]
 fn a_routed_topic_is_routed_after_a_restart() {
     let mut broker = Broker::start_configured("\"plugin.deadline.ms\" = 60000\n", &["--shards", "3"], None);
-    deploy(&broker, "router", &PLUGINS[0]);
+    deploy_router(&broker, "router");
     assert_eq!(produced(&broker, "keep"), (0, String::new()));
     for _ in 0..3 {
         broker.kill();

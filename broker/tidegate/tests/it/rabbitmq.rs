@@ -44,10 +44,23 @@ fn definitions_become_topics_that_route_as_the_exchanges_did() {
     assert!(!good && said.contains("x-max-priority of queue search"), "{said}");
     let (good, said) = import(&broker, &["--partitions", "1"]);
     assert!(good && said.contains("created topic documents  (headers exchange documents)"), "{said}");
-    assert!(said.contains("not translated") && said.contains("to exchange everything"), "{said}");
+    assert!(said.contains("not translated") && said.contains("x-max-priority of queue search"), "{said}");
     // Again it changes nothing.
     let (good, said) = import(&broker, &["--partitions", "1"]);
     assert!(good && said.contains("left as it is: topic documents"), "{said}");
+    // What is otherwise is said, and mended when that is asked for.
+    let alter = |config: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["topic", "alter", "documents", "--bootstrap", &broker.kafka, "--unset", config])
+            .output()
+            .expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    alter("tidegate.router");
+    let (good, said) = import(&broker, &["--partitions", "1"]);
+    assert!(!good && said.contains("left otherwise: topic documents") && said.contains("--update"), "{said}");
+    let (good, said) = import(&broker, &["--partitions", "1", "--update"]);
+    assert!(good && said.contains("updated topic documents"), "{said}");
 
     let producer: FutureProducer = client(&broker).create().expect("a producer");
     let send = |exchange: &str, key: &str, value: &str, headers: &[(&str, &str)]| {
@@ -67,8 +80,8 @@ fn definitions_become_topics_that_route_as_the_exchanges_did() {
     for (queue, expected) in [
         ("orders.eu", &["european"] as &[&str]),
         ("orders.all", &["european", "american"]),
-        ("audit", &["for all"]),
-        ("search", &["for all"]),
+        ("audit", &["european", "american", "for all"]),
+        ("search", &["european", "american", "for all"]),
         ("errors", &["bad"]),
         ("reports", &["a report"]),
     ] {

@@ -64,6 +64,12 @@ pub(crate) fn deploy(broker: &Broker, name: &str, file: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Deploys the router that does what it is told, and creates the topics that it names when it is opened.
+pub(crate) fn deploy_router(broker: &Broker, name: &str) {
+    deploy(broker, name, &PLUGINS[0]);
+    DESTINATIONS.into_iter().for_each(|topic| create_topic(broker, topic, 1, &[]));
+}
+
 /// The topics, and the router with its order.
 fn prepare(broker: &Broker, order: &str) {
     deploy(broker, "router", &PLUGINS[0]);

@@ -80,7 +80,7 @@ const PARTITIONER: Trial = Trial {
     description: "Keeps the records of a customer on one partition",
     config: "{ \"keyless\": \"sticky\" }\n",
     records: "{ \"key\": \"acme.1\", \"value\": \"a\" }\n{ \"key\": \"acme.2\", \"value\": \"b\" }\n{ \"key\": \"initech.1\", \"value\": \"c\" }\n",
-    // Where a hash leads is the plugin's own affair.
+    // Where a hash leads depends on the language: see `placed`.
     expected: "",
 };
 
@@ -97,6 +97,15 @@ const RETENTION: Trial = Trial {
     records: "{ \"key\": \"customer-1\", \"value\": \"a\" }\n{ \"key\": \"customer-7\", \"value\": \"b\" }\n",
     expected: "{ \"kept\": true }\n{ \"kept\": false }\n",
 };
+
+/// Where the template of a partitioner in a language puts its records, of the twelve partitions that `tidegate plugin test` tells it of.
+fn placed(language: Language) -> &'static str {
+    match language {
+        Language::Rust => "{ \"partition\": 11 }\n{ \"partition\": 11 }\n{ \"partition\": 0 }\n",
+        Language::Python => "{ \"partition\": 2 }\n{ \"partition\": 2 }\n{ \"partition\": 0 }\n",
+        Language::Javascript => "{ \"partition\": 7 }\n{ \"partition\": 7 }\n{ \"partition\": 1 }\n",
+    }
+}
 
 macro_rules! template {
     ($path:literal) => {
@@ -189,10 +198,11 @@ impl New {
             Language::Javascript => template!("javascript/readme.md"),
         };
         let readme = readme.replace("SUMMARY", trial.description).replace("KIND", kind.name());
+        let topics = if kind == Kind::Router { "orders orders-eu orders-us" } else { "orders" };
+        let readme = readme.replace("TOPICS", topics);
         let mut files = vec![("config.json", trial.config), ("records.jsonl", trial.records)];
-        if !trial.expected.is_empty() {
-            files.push(("expected.jsonl", trial.expected));
-        }
+        let expected = if kind == Kind::Partitioner { placed(self.lang) } else { trial.expected };
+        files.push(("expected.jsonl", expected));
         let (written, tests) = match self.lang {
             Language::Rust => {
                 let sdk = self.sdk.map_or(Sdk::Included, Sdk::At);

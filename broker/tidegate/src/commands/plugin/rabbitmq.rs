@@ -12,13 +12,16 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use kafka_protocol::error::ResponseError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Admin, Listing, Method};
 use crate::{
-    client::topics::{Change, NewTopic},
+    client::{
+        Cluster,
+        configs::ConfigChange,
+        topics::{Change, NewTopic},
+    },
     commands::{Bootstrap, Json, name_and_value},
     output,
 };
@@ -51,6 +54,12 @@ pub(super) struct ImportRabbitmq {
     /// Show what would be done, and ask no broker
     #[arg(long)]
     dry_run: bool,
+    /// What is added to the name of an exchange's topic where a queue has that name, too
+    #[arg(long, value_name = "TEXT", default_value = ".exchange")]
+    exchange_suffix: String,
+    /// Give topics that are there already the configuration that the definitions say
+    #[arg(long)]
+    update: bool,
     /// Do nothing if something cannot be translated
     #[arg(long)]
     strict: bool,
@@ -72,7 +81,19 @@ struct Definitions {
     #[serde(default)]
     bindings: Vec<Binding>,
     #[serde(default)]
-    policies: Vec<Value>,
+    policies: Vec<Policy>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Policy {
+    #[serde(default)]
+    name: String,
+    #[serde(default = "default_vhost")]
+    vhost: String,
+    #[serde(default)]
+    pattern: String,
+    #[serde(default)]
+    definition: Map<String, Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,7 +116,7 @@ struct Queue {
     arguments: Map<String, Value>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct Binding {
     source: String,
     #[serde(default = "default_vhost")]
@@ -116,6 +137,8 @@ fn default_vhost() -> String {
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 struct Plan {
     topics: Vec<PlannedTopic>,
+    /// Exchanges whose topic has another name, in words: their producers send there.
+    renamed: Vec<String>,
     /// What has no counterpart, in words.
     not_translated: Vec<String>,
 }
@@ -140,16 +163,40 @@ fn router(kind: &str) -> Option<&'static str> {
     }
 }
 
-/// What the definitions become. `plugin` gives the name under which a router is deployed.
-fn translate(definitions: &Definitions, vhost: Option<&str>, plugin: &dyn Fn(&str) -> String) -> anyhow::Result<Plan> {
+/// By virtual host and name of a queue, its topic.
+type Queues<'a> = BTreeMap<&'a str, BTreeMap<&'a str, String>>;
+
+fn queue_topic<'a>(queues: &'a Queues<'_>, vhost: &str, name: &str) -> Option<&'a str> {
+    queues.get(vhost)?.get(name).map(String::as_str)
+}
+
+/// How the definitions are to be read.
+struct Reading<'a> {
+    vhost: Option<&'a str>,
+    exchange_suffix: &'a str,
+    /// The name under which a router is deployed.
+    plugin: &'a dyn Fn(&str) -> String,
+}
+
+/// What the definitions become.
+fn translate(definitions: &Definitions, reading: &Reading<'_>) -> anyhow::Result<Plan> {
+    let Reading { vhost, exchange_suffix, plugin } = *reading;
     let mut plan = Plan::default();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     let wanted = |found: &str| vhost.is_none_or(|vhost| vhost == found);
     let qualified = |found: &str, name: &str| {
         if vhost.is_some() || found == "/" { name.to_owned() } else { format!("{found}.{name}") }
     };
-    let mut take_name = |plan: &mut Plan, from: &str, wish: &str| -> anyhow::Result<String> {
-        let name = topic_name(wish);
+    // RabbitMQ keeps queues and exchanges apart; MassTransit gives each queue an exchange of its name.
+    let mut take_name = |plan: &mut Plan, from: &str, wish: &str, suffix: Option<&str>| -> anyhow::Result<String> {
+        let mut wish = wish.to_owned();
+        if let (Some(suffix), Some(other)) = (suffix, names.get(&topic_name(&wish)))
+            && other.starts_with("queue ")
+        {
+            wish.push_str(suffix);
+            plan.renamed.push(format!("{from} is topic '{}', since {other} has its name", topic_name(&wish)));
+        }
+        let name = topic_name(&wish);
         if name != wish {
             plan.not_translated.push(format!("the name of {from}: as a topic it is '{name}'"));
         }
@@ -159,11 +206,11 @@ fn translate(definitions: &Definitions, vhost: Option<&str>, plugin: &dyn Fn(&st
         Ok(name)
     };
 
-    let mut queues: BTreeMap<(&str, &str), String> = BTreeMap::new();
+    let mut queues = Queues::new();
     for queue in definitions.queues.iter().filter(|queue| wanted(&queue.vhost)) {
         let from = format!("queue {}", queue.name);
-        let name = take_name(&mut plan, &from, &qualified(&queue.vhost, &queue.name))?;
-        queues.insert((&queue.vhost, &queue.name), name.clone());
+        let name = take_name(&mut plan, &from, &qualified(&queue.vhost, &queue.name), None)?;
+        queues.entry(&queue.vhost).or_default().insert(&queue.name, name.clone());
         let configs = queue_configs(&from, &queue.arguments, &mut plan.not_translated);
         plan.topics.push(PlannedTopic { name, from, configs });
     }
@@ -184,19 +231,21 @@ fn translate(definitions: &Definitions, vhost: Option<&str>, plugin: &dyn Fn(&st
         };
         let mut bound = Vec::new();
         for binding in bindings {
-            if binding.destination_type != "queue" {
+            let Some(reached) = queues_behind(definitions, exchange, binding, 0) else {
                 plan.not_translated.push(format!(
-                    "the binding of {from} to exchange {}: routers do not chain; bind its queues directly",
+                    "the binding of {from} to exchange {}: routers do not chain, and its bindings cannot be joined with this one; bind its queues directly",
                     binding.destination
                 ));
                 continue;
-            }
-            match queues.get(&(binding.vhost.as_str(), binding.destination.as_str())) {
-                Some(topic) => bound.push((binding, topic.as_str())),
-                None => plan.not_translated.push(format!(
-                    "the binding of {from} to queue {}: the file has no such queue",
-                    binding.destination
-                )),
+            };
+            for binding in reached {
+                match queue_topic(&queues, &exchange.vhost, &binding.destination) {
+                    Some(topic) => bound.push((binding, topic)),
+                    None => plan.not_translated.push(format!(
+                        "the binding of {from} to queue {}: the file has no such queue",
+                        binding.destination
+                    )),
+                }
             }
         }
         if bound.is_empty() {
@@ -205,25 +254,81 @@ fn translate(definitions: &Definitions, vhost: Option<&str>, plugin: &dyn Fn(&st
         }
         let alternate = alternate(exchange, definitions, &queues, &mut plan.not_translated);
         let config = router_config(&from, exchange, &bound, &alternate, &mut plan.not_translated)?;
-        let name = take_name(&mut plan, &from, &qualified(&exchange.vhost, &exchange.name))?;
+        let name = take_name(&mut plan, &from, &qualified(&exchange.vhost, &exchange.name), Some(exchange_suffix))?;
         let configs = BTreeMap::from([
             ("tidegate.router".to_owned(), plugin(router)),
             ("tidegate.router.config".to_owned(), config.to_string()),
         ]);
         plan.topics.push(PlannedTopic { name, from, configs });
     }
-    if !definitions.policies.is_empty() {
-        let policies = output::count(definitions.policies.len() as u64, "policy").replace("policys", "policies");
+    let (alternates, others): (Vec<_>, Vec<_>) = definitions
+        .policies
+        .iter()
+        .filter(|policy| wanted(&policy.vhost))
+        .partition(|policy| policy.definition.contains_key("alternate-exchange"));
+    for Policy { name, pattern, .. } in alternates {
+        plan.not_translated.push(format!(
+            "policy {name}: it gives an alternate exchange to those whose name matches {pattern}; set \"unmatched\" of their routers"
+        ));
+    }
+    if !others.is_empty() {
+        let policies = output::count(others.len() as u64, "policy").replace("policys", "policies");
         plan.not_translated.push(format!("{policies}: set what they say as configuration of the topics"));
     }
     Ok(plan)
+}
+
+/// Exchanges that are bound one behind the other, at most.
+const CHAIN_MAX: usize = 16;
+
+/// What a binding of `exchange` leads to, as bindings to queues. Through another exchange it does where both together say no more than
+/// one binding can; otherwise there is no answer.
+fn queues_behind(
+    definitions: &Definitions,
+    exchange: &Exchange,
+    binding: &Binding,
+    depth: usize,
+) -> Option<Vec<Binding>> {
+    if binding.destination_type == "queue" {
+        return Some(vec![binding.clone()]);
+    }
+    let mut exchanges = definitions.exchanges.iter();
+    let next = exchanges.find(|next| next.vhost == exchange.vhost && next.name == binding.destination)?;
+    // A hash chooses one of its destinations, and an alternate exchange takes what a combination would not show.
+    let is_plain = next.kind == "fanout" || !next.arguments.contains_key("alternate-exchange");
+    if depth == CHAIN_MAX || exchange.kind == "x-consistent-hash" || !is_plain {
+        return None;
+    }
+    let mut reached = Vec::new();
+    for behind in definitions.bindings.iter().filter(|one| one.vhost == next.vhost && one.source == next.name) {
+        for behind in queues_behind(definitions, next, behind, depth + 1)? {
+            let (first, second) = (&binding.routing_key, &behind.routing_key);
+            let key = match (exchange.kind.as_str(), next.kind.as_str()) {
+                (_, "fanout") => first.clone(),
+                ("direct", "direct") if first == second => first.clone(),
+                ("direct", "direct") => continue,
+                ("direct", "topic") if second == "#" => first.clone(),
+                ("topic", "topic") if second == "#" || first == second => first.clone(),
+                ("topic", "topic") if first == "#" => second.clone(),
+                ("topic", "direct") if first == "#" && !second.contains(['*', '#']) => second.clone(),
+                _ => return None,
+            };
+            reached.push(Binding {
+                destination: behind.destination,
+                destination_type: behind.destination_type,
+                routing_key: key,
+                ..binding.clone()
+            });
+        }
+    }
+    Some(reached)
 }
 
 /// What happens to a record that no binding matches: RabbitMQ drops it, or hands it to the alternate exchange.
 fn alternate(
     exchange: &Exchange,
     definitions: &Definitions,
-    queues: &BTreeMap<(&str, &str), String>,
+    queues: &Queues<'_>,
     not_translated: &mut Vec<String>,
 ) -> Value {
     let Some(name) = exchange.arguments.get("alternate-exchange").and_then(Value::as_str) else {
@@ -239,7 +344,7 @@ fn alternate(
         .filter(|binding| binding.source == name && binding.vhost == exchange.vhost)
         .collect();
     if let ([binding], true) = (behind.as_slice(), is_fanout)
-        && let Some(topic) = queues.get(&(binding.vhost.as_str(), binding.destination.as_str()))
+        && let Some(topic) = queue_topic(queues, &binding.vhost, &binding.destination)
     {
         return json!({ "topic": topic });
     }
@@ -254,7 +359,7 @@ fn alternate(
 fn router_config(
     from: &str,
     exchange: &Exchange,
-    bound: &[(&Binding, &str)],
+    bound: &[(Binding, &str)],
     unmatched: &Value,
     not_translated: &mut Vec<String>,
 ) -> anyhow::Result<Value> {
@@ -366,16 +471,19 @@ impl ImportRabbitmq {
             let known: Vec<&str> = known.into_iter().collect();
             bail!("{shown} has nothing of the virtual host {vhost:?}; it has {}", known.join(", "));
         }
-        let plan = translate(&definitions, self.vhost.as_deref(), &deployed)?;
+        let (vhost, exchange_suffix) = (self.vhost.as_deref(), self.exchange_suffix.as_str());
+        let plan = translate(&definitions, &Reading { vhost, exchange_suffix, plugin: &deployed })?;
         if self.strict && !plan.not_translated.is_empty() {
             bail!("cannot be translated:\n  {}", plan.not_translated.join("\n  "));
         }
+        let mut left = Vec::new();
         if !self.dry_run {
             self.check_deployed(&plan)?;
-            self.create(&plan, out)?;
+            left = self.create(&plan, out)?;
         }
         if self.json.json {
-            return output::json(out, &plan);
+            output::json(out, &plan)?;
+            return left_over(&left);
         }
         if self.dry_run {
             for topic in &plan.topics {
@@ -385,11 +493,13 @@ impl ImportRabbitmq {
                 }
             }
         }
-        if !plan.not_translated.is_empty() {
-            writeln!(out, "not translated:")?;
-            plan.not_translated.iter().try_for_each(|what| writeln!(out, "  {what}"))?;
+        for (title, lines) in [("renamed", &plan.renamed), ("not translated", &plan.not_translated)] {
+            if !lines.is_empty() {
+                writeln!(out, "{title}:")?;
+                lines.iter().try_for_each(|what| writeln!(out, "  {what}"))?;
+            }
         }
-        Ok(())
+        left_over(&left)
     }
 
     /// Before anything is created: half an import helps nobody.
@@ -414,35 +524,95 @@ impl ImportRabbitmq {
         bail!("nothing was created: not deployed are {}\n{}", missing.join(", "), commands.join("\n"))
     }
 
-    fn create(&self, plan: &Plan, out: &mut dyn Write) -> anyhow::Result<()> {
+    /// Creates what is not there, and brings what is there into line where that is asked for. Returns what is otherwise than the definitions
+    /// say, and was left so.
+    fn create(&self, plan: &Plan, out: &mut dyn Write) -> anyhow::Result<Vec<String>> {
         let mut cluster = self.bootstrap.connect()?;
+        let there: BTreeSet<String> = cluster.topics()?.into_iter().map(|topic| topic.name).collect();
+        let place = |topic: &PlannedTopic| format!("{} ({})", topic.name, topic.from);
+        let new = |topic: &PlannedTopic| NewTopic {
+            name: topic.name.clone(),
+            partitions: self.partitions,
+            replication_factor: None,
+            configs: topic.configs.clone().into_iter().collect(),
+        };
+        let mut missing = Vec::new();
+        let mut present = Vec::new();
         for topic in &plan.topics {
-            let new = NewTopic {
-                name: topic.name.clone(),
-                partitions: self.partitions,
-                replication_factor: None,
-                configs: topic.configs.clone().into_iter().collect(),
-            };
-            let done = match cluster.create_topic(&new, Change::Make) {
-                Ok(_) => "created",
-                Err(error) if error.code() == Some(ResponseError::TopicAlreadyExists) => "left as it is:",
-                Err(error) => return Err(error).with_context(|| format!("{} ({})", topic.name, topic.from)),
-            };
-            if !self.json.json {
-                writeln!(out, "{done} topic {}  ({})", topic.name, topic.from)?;
+            if there.contains(&topic.name) {
+                let changes = differing(&mut cluster, topic)?;
+                if self.update && !changes.is_empty() {
+                    // Routers may name what is only about to be created: that is looked at when it is done.
+                    cluster
+                        .alter_topic_configs(&topic.name, &changes, Change::Check)
+                        .with_context(|| format!("nothing was created: {}", place(topic)))?;
+                }
+                present.push((topic, changes));
+            } else {
+                cluster
+                    .create_topic(&new(topic), Change::Check)
+                    .with_context(|| format!("nothing was created: {}", place(topic)))?;
+                missing.push(topic);
             }
         }
-        Ok(())
+        let mut say = |line: String| if self.json.json { Ok(()) } else { writeln!(out, "{line}") };
+        for topic in missing {
+            cluster.create_topic(&new(topic), Change::Make).with_context(|| place(topic))?;
+            say(format!("created topic {}  ({})", topic.name, topic.from))?;
+        }
+        let mut left = Vec::new();
+        for (topic, changes) in present {
+            let names = changes.iter().map(|change| match change {
+                ConfigChange::Set { name, .. } | ConfigChange::Unset { name, .. } => name.as_str(),
+            });
+            let names = names.collect::<Vec<_>>().join(", ");
+            if changes.is_empty() {
+                say(format!("left as it is: topic {}  ({})", topic.name, topic.from))?;
+            } else if self.update {
+                cluster.alter_topic_configs(&topic.name, &changes, Change::Make).with_context(|| place(topic))?;
+                say(format!("updated topic {}  ({}): {names}", topic.name, topic.from))?;
+            } else {
+                say(format!("left otherwise: topic {}  ({}): {names}", topic.name, topic.from))?;
+                left.push(topic.name.clone());
+            }
+        }
+        Ok(left)
     }
+}
+
+/// What would give a topic that is there the planned configuration.
+fn differing(cluster: &mut Cluster, topic: &PlannedTopic) -> anyhow::Result<Vec<ConfigChange>> {
+    if topic.configs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let present = cluster.topic_configs(&topic.name)?;
+    let is_so = |name: &str, value: &str| {
+        present.iter().any(|config| config.name == name && config.value.as_deref() == Some(value))
+    };
+    let changes = topic.configs.iter().filter(|(name, value)| !is_so(name, value));
+    Ok(changes.map(|(name, value)| ConfigChange::Set { name: name.clone(), value: value.clone() }).collect())
+}
+
+fn left_over(left: &[String]) -> anyhow::Result<()> {
+    if left.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "there already, with another configuration or without a router: {}; --update gives them what the definitions say",
+        left.join(", ")
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const READING: Reading<'static> =
+        Reading { vhost: None, exchange_suffix: ".exchange", plugin: &|router| router.to_owned() };
+
     fn plan(definitions: Value) -> Plan {
         let definitions = serde_json::from_value(definitions).expect("definitions");
-        translate(&definitions, None, &|router| router.to_owned()).expect("a plan")
+        translate(&definitions, &READING).expect("a plan")
     }
 
     fn config(plan: &Plan, topic: &str) -> Value {
@@ -503,13 +673,16 @@ mod tests {
             ],
             "bindings": [
                 { "source": "in", "destination": "q 1", "destination_type": "queue", "routing_key": "#" },
-                { "source": "in", "destination": "rest", "destination_type": "exchange", "routing_key": "#" },
+                { "source": "in", "destination": "by-table", "destination_type": "exchange", "routing_key": "#" },
                 { "source": "in", "destination": "gone", "destination_type": "queue", "routing_key": "#" },
                 { "source": "by-table", "destination": "lost", "destination_type": "queue", "arguments": { "x-match": "all", "h": { "a": 1 } } },
                 { "source": "by-table", "destination": "q 1", "destination_type": "queue", "arguments": { "h": "v" } },
                 { "source": "rest", "destination": "lost", "destination_type": "queue" }
             ],
-            "policies": [{ "name": "ttl" }]
+            "policies": [
+                { "name": "ttl", "vhost": "/", "pattern": ".*", "definition": { "message-ttl": 5 } },
+                { "name": "unmatched", "pattern": "^in$", "definition": { "alternate-exchange": "rest" } }
+            ]
         }));
         assert_eq!(plan.topics[0].name, "q-1");
         assert_eq!(plan.topics[0].configs, BTreeMap::from([("retention.ms".to_owned(), "60000".to_owned())]));
@@ -520,12 +693,13 @@ mod tests {
         for words in [
             "'q-1'",
             "x-dead-letter-exchange of queue q 1",
-            "to exchange rest",
+            "to exchange by-table",
             "no such queue",
             "later",
             "empty",
             "a binding to lost by a header that is a table",
-            "1 policy",
+            "policy unmatched: it gives an alternate exchange to those whose name matches ^in$",
+            "1 policy:",
         ] {
             assert!(said.contains(words), "{words} in\n{said}");
         }
@@ -536,7 +710,40 @@ mod tests {
     fn two_names_that_become_one_are_refused() {
         let definitions: Definitions =
             serde_json::from_value(json!({ "queues": [{ "name": "a b" }, { "name": "a-b" }] })).expect("definitions");
-        let error = translate(&definitions, None, &|router| router.to_owned()).expect_err("both are a-b");
+        let error = translate(&definitions, &READING).expect_err("both are a-b");
         assert!(error.to_string().contains("'a-b'"), "{error}");
+    }
+
+    /// MassTransit's layout, on which the import once gave up: for each message an exchange, bound to one with the name of its queue.
+    #[test]
+    fn a_queue_and_an_exchange_of_one_name_are_two_topics_and_bindings_between_exchanges_are_joined() {
+        let plan = plan(json!({
+            "exchanges": [
+                { "name": "Orders:Submitted", "type": "fanout" }, { "name": "billing", "type": "fanout" },
+                { "name": "all", "type": "topic" }, { "name": "some", "type": "topic" }, { "name": "exact", "type": "direct" }
+            ],
+            "queues": [{ "name": "billing" }, { "name": "q" }],
+            "bindings": [
+                { "source": "Orders:Submitted", "destination": "billing", "destination_type": "exchange" },
+                { "source": "billing", "destination": "billing", "destination_type": "queue" },
+                { "source": "all", "destination": "billing", "destination_type": "exchange", "routing_key": "eu.#" },
+                { "source": "all", "destination": "some", "destination_type": "exchange", "routing_key": "#" },
+                { "source": "some", "destination": "q", "destination_type": "queue", "routing_key": "us.*" },
+                { "source": "exact", "destination": "some", "destination_type": "exchange", "routing_key": "us.1" },
+                { "source": "exact", "destination": "exact", "destination_type": "exchange", "routing_key": "loop" },
+                { "source": "exact", "destination": "q", "destination_type": "queue", "routing_key": "k" }
+            ]
+        }));
+        assert_eq!(config(&plan, "Orders-Submitted"), json!({ "topics": ["billing"] }));
+        assert_eq!(config(&plan, "billing.exchange"), json!({ "topics": ["billing"] }));
+        assert!(plan.renamed[0].contains("fanout exchange billing is topic 'billing.exchange'"), "{:?}", plan.renamed);
+        let joined = json!([{ "pattern": "eu.#", "topic": "billing" }, { "pattern": "us.*", "topic": "q" }]);
+        assert_eq!(config(&plan, "all")["bindings"], joined);
+        assert_eq!(config(&plan, "exact")["bindings"], json!([{ "key": "k", "topic": "q" }]));
+        let said = plan.not_translated.join("\n");
+        assert!(
+            said.contains("exchange exact to exchange some") && said.contains("exchange exact to exchange exact"),
+            "{said}"
+        );
     }
 }

@@ -134,7 +134,7 @@ impl Loaded {
             World::Ack => AckHook::open(&self.compiled, config, limits).map(Opened::Ack),
             World::Retention => match Retention::open(&self.compiled, config, limits) {
                 Ok(policy) if !policy.filters() => anyhow::bail!(
-                    "this retention policy is asked about segments and not about records: test it natively (cargo test)"
+                    "this retention policy is asked about segments and not about records: test it natively (in Rust with cargo test, in Python with python3 -m unittest, in JavaScript with node --test)"
                 ),
                 Ok(_) => Filter::open(&self.compiled, config, limits).map(Opened::Filter),
                 Err(error) => Err(error),

@@ -87,9 +87,9 @@ pub(super) struct Test {
     /// With --topic, where to begin: beginning, end, N, -N (that many before the end), or @MOMENT
     #[arg(long, value_name = "OFFSET", default_value = "beginning", allow_hyphen_values = true)]
     from: OffsetSpec,
-    /// At most so many records
-    #[arg(short = 'n', long = "count", value_name = "N", default_value_t = 1000)]
-    count: usize,
+    /// At most so many records; without it, all of a file, and 1000 of a topic
+    #[arg(short = 'n', long = "count", value_name = "N")]
+    count: Option<usize>,
     /// What --json printed when all was right, or {"to": [...]} a line: fail where a record goes elsewhere
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
@@ -167,9 +167,28 @@ impl Test {
                 let partitions = cluster.topic(topic, Absent::Error)?.partitions.len();
                 around.topic = self.sent_to.clone().unwrap_or_else(|| topic.clone());
                 around.partitions = self.partitions.unwrap_or(partitions as u32);
-                read_topic(&mut cluster, &self.bootstrap.bootstrap, topic, self.from, self.count)?
+                read_topic(
+                    &mut cluster,
+                    &self.bootstrap.bootstrap,
+                    topic,
+                    self.from,
+                    self.count.unwrap_or(BATCH_RECORDS),
+                )?
             }
-            (None, Some(file)) => read_records(file, self.count)?,
+            (None, Some(file)) => {
+                let mut records = read_records(file, usize::MAX)?;
+                if let Some(count) = self.count.filter(|count| *count < records.len()) {
+                    // Standard error may be closed; there is nobody left to tell.
+                    let _ = writeln!(
+                        std::io::stderr(),
+                        "only the first {count} of the {} records in {} (-n)",
+                        records.len(),
+                        file.display()
+                    );
+                    records.truncate(count);
+                }
+                records
+            }
             (None, None) => Vec::new(),
         };
         Ok((records, around))
