@@ -1,6 +1,7 @@
 //! Requests as frames, through the shards of a broker without a disk, threads or sockets.
 
 mod admin;
+mod bounds;
 mod configs;
 mod fetch_sessions;
 mod frames;

@@ -1,0 +1,88 @@
+//! What a small request can make a shard do or hold.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use kafka_protocol::messages::{
+    ApiKey, DescribeConfigsRequest, DescribeConfigsResponse, MetadataRequest, MetadataResponse, ProduceRequest,
+    ProduceResponse,
+    describe_configs_request::DescribeConfigsResource,
+    metadata_request::MetadataRequestTopic,
+    produce_request::{PartitionProduceData, TopicProduceData},
+};
+use tidegate_records::{batch::Compression, build::BatchBuilder};
+
+use super::rig::{Rig, text, topic_name};
+
+/// A request of 140 KB that named one topic 20,000 times was answered with 520 MB, by a shard that did nothing else for five seconds.
+#[test]
+fn a_name_that_is_repeated_is_answered_once() {
+    let mut rig = Rig::new(2);
+    rig.create("t", 3, &[]);
+    let id = uuid::Uuid::from_bytes(rig.image.topic("t").expect("it is there").id.0);
+    let by_name = MetadataRequestTopic::default().with_name(Some(topic_name("t")));
+    let by_id = MetadataRequestTopic::default().with_name(None).with_topic_id(id);
+    for (version, topic) in [(5, by_name.clone()), (12, by_name), (12, by_id)] {
+        let body = MetadataRequest::default().with_topics(Some(vec![topic; 100]));
+        let response: MetadataResponse = rig.ask(ApiKey::Metadata, version, &body);
+        assert_eq!(response.topics.len(), 1);
+        assert_eq!(response.topics[0].partitions.len(), 3);
+    }
+    let resource = DescribeConfigsResource::default().with_resource_type(2).with_resource_name(text("t"));
+    let body = DescribeConfigsRequest::default().with_resources(vec![resource; 100]);
+    let response: DescribeConfigsResponse = rig.ask(ApiKey::DescribeConfigs, 4, &body);
+    assert_eq!(response.results.len(), 1);
+}
+
+fn produced(rig: &mut Rig, version: i16, batches: &[Bytes]) -> Vec<(i16, String)> {
+    let data = (0..)
+        .zip(batches)
+        .map(|(index, batch)| PartitionProduceData::default().with_index(index).with_records(Some(batch.clone())));
+    let topic = TopicProduceData::default().with_name(topic_name("t")).with_partition_data(data.collect());
+    let body = ProduceRequest::default().with_acks(-1).with_timeout_ms(1000).with_topic_data(vec![topic]);
+    let response: ProduceResponse = rig.ask(ApiKey::Produce, version, &body);
+    let answers = response.responses[0].partition_responses.iter();
+    answers
+        .map(|answer| (answer.error_code, answer.error_message.as_ref().map(ToString::to_string).unwrap_or_default()))
+        .collect()
+}
+
+fn batch(rig: &Rig, compression: Compression, value: &[u8]) -> Bytes {
+    let mut builder = BatchBuilder::new(compression);
+    builder.push(rig.now.wall, None, Some(value), []);
+    builder.build().0
+}
+
+/// Two thousand batches of 3 KB, each of 99 MiB when decompressed, kept a shard for sixteen seconds.
+#[test]
+fn the_batches_of_a_request_share_what_they_may_be_when_decompressed() {
+    let mut rig = Rig::new(1);
+    rig.create("t", 4, &[]);
+    let large = batch(&rig, Compression::Zstd, &vec![0; 90 << 20]);
+    let small = batch(&rig, Compression::Zstd, b"small");
+    let answers = produced(&mut rig, 9, &[large.clone(), large.clone(), large.clone(), small]);
+    let codes: Vec<i16> = answers.iter().map(|(code, _)| *code).collect();
+    assert_eq!(codes, [0, 0, 10, 10], "{answers:?}");
+    assert!(answers[2].1.contains("send fewer of them in one request"), "{answers:?}");
+    // The next request begins anew.
+    assert_eq!(produced(&mut rig, 9, &[large])[0].0, 0);
+}
+
+#[test]
+fn batches_that_no_producer_makes_get_the_codes_of_apache_kafka() {
+    let mut rig = Rig::new(1);
+    rig.create("t", 1, &[]);
+    let zstd = batch(&rig, Compression::Zstd, b"value");
+    assert_eq!(produced(&mut rig, 6, std::slice::from_ref(&zstd))[0].0, 76);
+    assert_eq!(produced(&mut rig, 7, &[zstd])[0].0, 0);
+    let good = batch(&rig, Compression::None, b"value");
+    for base_offset in [77_i64, -5] {
+        let mut moved = BytesMut::new();
+        moved.put_i64(base_offset);
+        moved.extend_from_slice(&good[8..]);
+        assert_eq!(produced(&mut rig, 9, &[moved.freeze()])[0].0, 87, "base offset {base_offset}");
+    }
+    for (magic, code) in [(0, 87), (1, 87), (3, 2), (-1_i8, 2)] {
+        let mut old = BytesMut::from(&good[..]);
+        old[16] = magic.cast_unsigned();
+        assert_eq!(produced(&mut rig, 9, &[old.freeze()])[0].0, code, "magic {magic}");
+    }
+}
