@@ -519,3 +519,30 @@ fn a_segment_that_is_rewritten_comes_back_to_the_disk() {
     assert_eq!(rig.read(0).expect("it can be read").len(), 12);
     assert_eq!(rig.verify(), []);
 }
+
+/// A round that went straight into a segment is whole if its extent is. Its segment was offloaded, and a cut was fetching the file back
+/// when the process died: the extent was not there yet, so the journal's last round was taken for torn, with all that others had in it.
+#[test]
+fn a_segment_that_was_being_fetched_back_takes_no_round_away() {
+    for after in 1..8 {
+        let mut rig = Rig::new(2);
+        rig.options.write_bytes_max = 4096;
+        rig.open_whole();
+        rig.make_direct(0);
+        rig.append(0, 9000).expect("there is room");
+        rig.append(1, 100).expect("there is room");
+        assert_eq!(block_on(rig.store().commit_round()).expect("the disk takes it").direct_batches, 1);
+        let written = rig.read(1).expect("it can be read");
+        let store = rig.store();
+        block_on(store.roll(partition(0))).expect("it is sealed");
+        let end = store.offsets(partition(0)).expect("it is known").log_end_offset;
+        block_on(store.save_snapshot(partition(0), end, b"all")).expect("it is saved");
+        offload(&rig, 0);
+        rig.disk.plan_fault(Some((after, Fault::Error)));
+        assert!(block_on(store.truncate(partition(0), Offset(2))).is_err(), "fault {after}");
+        rig.crash(Stop::Kill);
+        assert_eq!(rig.verify(), [], "fault {after}");
+        rig.open_whole();
+        assert_eq!(rig.read(1).expect("it can be read"), written, "fault {after}");
+    }
+}
