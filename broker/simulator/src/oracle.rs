@@ -50,6 +50,8 @@ pub struct Expected {
     pub rewrites: u64,
     /// What may be saved at each offset: what was acknowledged last, and what was tried since.
     pub snapshots: BTreeMap<Offset, Vec<Bytes>>,
+    /// How many are being saved.
+    pub snapshots_begun: u32,
     /// The newest snapshot that was acknowledged.
     pub snapshot: Option<Offset>,
 }
@@ -221,6 +223,7 @@ impl Oracle {
             return Err(format!("the snapshot at {:?} is missing, found {found:?}", expected.snapshot));
         }
         expected.snapshots.retain(|offset, _| *offset <= end);
+        expected.snapshots_begun = 0;
         expected.snapshot = found;
         let from = found.unwrap_or(recovered.log_start_offset).max(recovered.log_start_offset);
         let batches =

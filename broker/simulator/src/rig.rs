@@ -48,6 +48,8 @@ pub struct Rig {
     pub options: StoreOptions,
     pub segment: SegmentConfig,
     pub partitions: i32,
+    /// Of what is appended.
+    pub durability: Flush,
     store: Option<Store<SimulatedDisk>>,
     fill: u64,
 }
@@ -57,7 +59,8 @@ impl Rig {
     pub fn new(partitions: i32) -> Self {
         let disk = SimulatedDisk::calm();
         let segment = SegmentConfig { segment_bytes: 1 << 20, segment_ms: i64::MAX };
-        Self { disk, options: small_options(), segment, partitions, store: None, fill: 0 }
+        let durability = Flush::Durable;
+        Self { disk, options: small_options(), segment, partitions, durability, store: None, fill: 0 }
     }
 
     /// Opens the store.
@@ -65,12 +68,24 @@ impl Rig {
     /// # Errors
     /// As [`Store::open`].
     pub fn open(&mut self) -> Result<Vec<RecoveredPartition>, OpenError> {
+        let (store, recovered) = block_on(self.opening())?;
+        self.store = Some(store);
+        Ok(recovered)
+    }
+
+    /// The opening of a store, for whoever runs it on a disk that waits.
+    pub fn opening(
+        &self,
+    ) -> impl Future<Output = Result<(Store<SimulatedDisk>, Vec<RecoveredPartition>), OpenError>> + use<> {
         let specs = (0..self.partitions)
             .map(|index| PartitionSpec { topic_partition: partition(index), config: self.segment })
             .collect();
-        let (store, recovered) = block_on(Store::open(self.disk.clone(), self.options.clone(), specs))?;
+        Store::open(self.disk.clone(), self.options.clone(), specs)
+    }
+
+    /// Takes over a store that was opened elsewhere.
+    pub fn take_over(&mut self, store: Store<SimulatedDisk>) {
         self.store = Some(store);
-        Ok(recovered)
     }
 
     /// Opens the store of a disk on which nothing is wrong.
@@ -121,7 +136,7 @@ impl Rig {
             base_offset,
             leader_epoch: LeaderEpoch(0),
             append_time: Timestamp(1_000_000),
-            durability: Flush::Durable,
+            durability: self.durability,
         };
         store.append(partition(index), append)
     }

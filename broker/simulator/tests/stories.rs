@@ -1,15 +1,26 @@
 //! What went wrong once, or must never go wrong, told step by step on a calm disk.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use tidegate_records::ids::Offset;
 use tidegate_simulator::{
-    disk::{Fault, Stop},
+    disk::{Fault, SimulatedDisk, Stop},
+    executor::{Executor, yield_now},
+    random::Random,
     rig::{Rig, partition},
+    trace::Trace,
 };
 use tidegate_storage::{
-    AppendError, ChangeError, Damage, ReadError, ReadRequest, disk::DiskErrorKind, objects::ObjectErrorKind,
-    read_only::block_on, remove_orphans, verify::Finding,
+    AppendError, ChangeError, Damage, ReadError, ReadRequest,
+    disk::{DiskErrorKind, Flush},
+    objects::ObjectErrorKind,
+    read_only::block_on,
+    remove_orphans,
+    verify::Finding,
 };
 
 /// A roll cuts the zeros behind the last extent off, then met a full disk. The segment went on being active, and direct writes went
@@ -313,6 +324,73 @@ fn after_a_failed_write_or_flush_nothing_is_acknowledged() {
     }
 }
 
+/// What was only written (`durability = "os"`) was applied while the journal was not flushed. Power went and took a batch from the journal
+/// and, in the segment, the first extent but not the next: that looked like damage of what nothing else has, and the partition was
+/// taken offline. Or it left the file of the first segment, and neither the journal nor a manifest: that looked like a lost manifest.
+#[test]
+fn what_was_only_written_takes_no_partition_offline_when_power_goes() {
+    for after in 1..60 {
+        let mut rig = Rig::new(1);
+        rig.durability = Flush::Written;
+        rig.segment.segment_bytes = 60_000;
+        rig.open_whole();
+        rig.disk.plan_fault(Some((after, Fault::Error)));
+        for _ in 0..30 {
+            if rig.append(0, 9000).is_err() || block_on(rig.store().commit_round()).is_err() {
+                break;
+            }
+            rig.apply();
+        }
+        let written = rig.read(0).expect("it can be read");
+        rig.crash(Stop::PowerLoss);
+        assert_eq!(rig.verify(), [], "fault {after}");
+        rig.open_whole();
+        let left = rig.read(0).expect("it can be read");
+        // The round that failed may be there, too.
+        assert!(left.len() <= written.len() + 1, "fault {after}");
+        assert!(left.iter().zip(&written).all(|(left, written)| left == written), "fault {after}");
+    }
+}
+
+/// A large batch makes background work prepare the active segment. The first one of a partition was still on its way to the journal
+/// when the file of the segment was there already; power went, the journal had nothing, and what the manifest would have been was missed.
+#[test]
+fn a_partition_has_no_segment_before_the_journal_has_its_first_batch() {
+    for seed in 0..600 {
+        let mut random = Random::new(seed);
+        let mut rig = Rig::new(1);
+        rig.disk = SimulatedDisk::new(random.fork(), Trace::default(), u64::MAX);
+        let executor = Executor::new(random.fork());
+        let opened = Rc::new(RefCell::new(None));
+        let (opening, result) = (rig.opening(), Rc::clone(&opened));
+        executor.spawn(async move { *result.borrow_mut() = opening.await.ok() });
+        executor.run_until(|| opened.borrow().is_some(), 10_000);
+        let (store, _) = opened.take().expect("the store opens");
+        rig.take_over(store.clone());
+        // The journal gets its second file first, so that nothing else is to be done.
+        let (idle, preparing) = (Rc::new(RefCell::new(false)), store.clone());
+        let prepared = Rc::clone(&idle);
+        executor.spawn(async move {
+            while preparing.apply_step(1 << 20).await {}
+            *prepared.borrow_mut() = true;
+        });
+        executor.run_until(|| *idle.borrow(), 10_000);
+        rig.append(0, 9000).expect("there is room");
+        rig.disk.plan_fault(Some((random.between(1, 20), Fault::Stop(Stop::PowerLoss))));
+        let applied = store.clone();
+        executor.spawn(async move { drop(store.commit_round().await) });
+        executor.spawn(async move {
+            for _ in 0..20 {
+                applied.apply_step(1 << 20).await;
+                yield_now().await;
+            }
+        });
+        executor.run_until(|| rig.disk.has_stopped(), 10_000);
+        rig.crash(Stop::PowerLoss);
+        assert_eq!(rig.verify(), [], "seed {seed}");
+    }
+}
+
 /// A partition with three sealed segments of four records, and one record more, of which a snapshot knows everything.
 fn sealed(index: i32) -> Rig {
     let mut rig = Rig::new(2);
@@ -518,4 +596,31 @@ fn a_segment_that_is_rewritten_comes_back_to_the_disk() {
     assert_eq!(rig.disk.objects(), Vec::<String>::new());
     assert_eq!(rig.read(0).expect("it can be read").len(), 12);
     assert_eq!(rig.verify(), []);
+}
+
+/// A round that went straight into a segment is whole if its extent is. Its segment was offloaded, and a cut was fetching the file back
+/// when the process died: the extent was not there yet, so the journal's last round was taken for torn, with all that others had in it.
+#[test]
+fn a_segment_that_was_being_fetched_back_takes_no_round_away() {
+    for after in 1..8 {
+        let mut rig = Rig::new(2);
+        rig.options.write_bytes_max = 4096;
+        rig.open_whole();
+        rig.make_direct(0);
+        rig.append(0, 9000).expect("there is room");
+        rig.append(1, 100).expect("there is room");
+        assert_eq!(block_on(rig.store().commit_round()).expect("the disk takes it").direct_batches, 1);
+        let written = rig.read(1).expect("it can be read");
+        let store = rig.store();
+        block_on(store.roll(partition(0))).expect("it is sealed");
+        let end = store.offsets(partition(0)).expect("it is known").log_end_offset;
+        block_on(store.save_snapshot(partition(0), end, b"all")).expect("it is saved");
+        offload(&rig, 0);
+        rig.disk.plan_fault(Some((after, Fault::Error)));
+        assert!(block_on(store.truncate(partition(0), Offset(2))).is_err(), "fault {after}");
+        rig.crash(Stop::Kill);
+        assert_eq!(rig.verify(), [], "fault {after}");
+        rig.open_whole();
+        assert_eq!(rig.read(1).expect("it can be read"), written, "fault {after}");
+    }
 }

@@ -1,8 +1,11 @@
 //! From the journal into the segments, in small steps, and what follows: rolling, syncing, reclaiming journal files.
 //!
 //! A batch is applied when its partition has an extent's worth, when memory is needed, or when the oldest journal file is. So a busy
-//! partition gets large extents, and a quiet one is written rarely. Nothing is synced before its journal file must go: one flush
+//! partition gets large extents, and a quiet one is written rarely. No segment is synced before its journal file must go: one flush
 //! for each touched segment and journal file.
+//!
+//! What is applied was flushed in the journal. Otherwise a loss of power may take a batch from the journal and leave a torn extent of
+//! it, which nobody could tell from damage.
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -38,8 +41,10 @@ pub(crate) const ZEROS_BYTES: u64 = 1 << 20;
 /// What to do next for a partition.
 enum Plan {
     Nothing,
-    /// There is no active segment, or it is full.
-    NewSegment,
+    /// There is no active segment, or it is full. What comes into the new one first is of this round.
+    NewSegment {
+        round: u64,
+    },
     Write(Extent),
 }
 
@@ -424,10 +429,38 @@ impl<D: Disk> Store<D> {
                     self.inner.state.borrow_mut().ripe.remove(&topic_partition);
                     return Ok(0);
                 }
-                Plan::NewSegment => self.roll_inside(topic_partition, AfterRoll::NewSegment, pass).await?,
-                Plan::Write(extent) => return self.write_extent(topic_partition, extent).await,
+                Plan::NewSegment { round } => {
+                    self.flush_rounds(round).await?;
+                    self.roll_inside(topic_partition, AfterRoll::NewSegment, pass).await?;
+                }
+                Plan::Write(extent) => {
+                    self.flush_rounds(extent.batches.last().map_or(0, |batch| batch.round)).await?;
+                    return self.write_extent(topic_partition, extent).await;
+                }
             }
         }
+    }
+
+    /// Makes rounds durable that were only written (`durability = "os"`), as far as `round`, which was written.
+    ///
+    /// One flush is for all that was written: where much is applied there is seldom something left to flush. It waits for no round,
+    /// as whoever cuts a log applies between two rounds.
+    pub(crate) async fn flush_rounds(&self, round: u64) -> Result<(), DiskError> {
+        let (files, through) = {
+            let journal = &self.inner.state.borrow().journal;
+            assert!(round <= journal.written_through, "only what was written can be flushed");
+            if round <= journal.flushed_through {
+                return Ok(());
+            }
+            let files: Vec<D::File> = journal.unsynced.iter().chain([&journal.current.file]).cloned().collect();
+            (files, journal.written_through)
+        };
+        for file in files {
+            self.sync(&file).await?;
+        }
+        let journal = &mut self.inner.state.borrow_mut().journal;
+        journal.flushed_through = journal.flushed_through.max(through);
+        Ok(())
     }
 
     async fn write_extent(&self, topic_partition: TopicPartition, extent: Extent) -> Result<usize, DiskError> {
@@ -639,10 +672,11 @@ impl<D: Disk> Store<D> {
             self.sync_partition(topic_partition, &pass).await?;
             let missing = {
                 let state = self.inner.state.borrow();
-                state
-                    .partitions
-                    .get(&topic_partition)
-                    .is_some_and(|partition| partition.damage.is_none() && partition.active_segment().is_none())
+                // A segment comes before the manifest that names it, so it must not be a partition's first file before the journal
+                // has something to be found in it. It is asked for again with the next large batch.
+                state.partitions.get(&topic_partition).is_some_and(|partition| {
+                    partition.damage.is_none() && partition.on_disk && partition.active_segment().is_none()
+                })
             };
             if missing {
                 self.roll_inside(topic_partition, AfterRoll::NewSegment, &pass).await?;
@@ -799,10 +833,11 @@ fn plan_extent(partition: &Partition, options: &StoreOptions) -> Plan {
     let unapplied = partition.tail.range(partition.tail_position(partition.applied_end)..);
     let Some(first) = unapplied.clone().next() else { return Plan::Nothing };
     assert_eq!(first.base_offset, partition.applied_end, "the tail goes on where the segments end");
-    let Some(active) = partition.active_segment() else { return Plan::NewSegment };
+    let round = first.round;
+    let Some(active) = partition.active_segment() else { return Plan::NewSegment { round } };
     let started = if active.batches_bytes > 0 { active.first_append_time } else { first.append_time };
     if is_full(partition, active.batches_bytes, started, first.length as usize, first.append_time) {
-        return Plan::NewSegment;
+        return Plan::NewSegment { round };
     }
     let mut batches = Vec::new();
     let mut bytes = 0;

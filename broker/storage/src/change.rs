@@ -78,22 +78,6 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Makes rounds durable that were only written (`durability = "os"`).
-    async fn flush_rounds(&self) -> Result<(), DiskError> {
-        let _pass = self.inner.rounds.enter().await;
-        let (file, through) = {
-            let state = self.inner.state.borrow();
-            let through = state.journal.next_round - 1;
-            if state.journal.flushed_through >= through {
-                return Ok(());
-            }
-            (state.journal.current.file.clone(), through)
-        };
-        self.sync(&file).await?;
-        self.inner.state.borrow_mut().journal.flushed_through = through;
-        Ok(())
-    }
-
     pub(crate) fn manifest_now(&self, topic_partition: TopicPartition) -> Result<Manifest, ChangeError> {
         let state = self.inner.state.borrow();
         state.partitions.get(&topic_partition).map(current_manifest).ok_or(ChangeError::Unknown(topic_partition))
@@ -130,8 +114,6 @@ impl<D: Disk> Store<D> {
         topic_partition: TopicPartition,
         offset: Offset,
     ) -> Result<(), ChangeError> {
-        // The log must not come back shorter than its start.
-        self.flush_rounds().await?;
         let pass = self.enter(topic_partition).await?;
         let mut manifest = self.manifest_now(topic_partition)?;
         if self.offsets(topic_partition).is_none_or(|offsets| offset > offsets.log_end_offset) {
@@ -140,6 +122,9 @@ impl<D: Disk> Store<D> {
         if offset <= manifest.log_start_offset {
             return Ok(());
         }
+        // The log must not come back shorter than its start.
+        let written_through = self.inner.state.borrow().journal.written_through;
+        self.flush_rounds(written_through).await?;
         manifest.log_start_offset = offset;
         Ok(self.install(manifest, &pass).await?)
     }

@@ -122,6 +122,11 @@ impl<D: Disk> Store<D> {
         let mut done = Ok(());
         if let Some(file) = round.sync_first.take() {
             done = disk.sync(&file).await;
+            if done.is_ok() {
+                let journal = &mut self.inner.state.borrow_mut().journal;
+                journal.unsynced = None;
+                journal.flushed_through = journal.flushed_through.max(round.number - 1);
+            }
         }
         if done.is_ok() {
             done = disk.commit(std::mem::take(&mut round.writes), round.flush).await;
@@ -185,7 +190,7 @@ fn plan_round<F: Clone>(
     if state.pending.is_empty() && control.is_none() {
         return None;
     }
-    let (count, sync_first) = make_room(state, options, control.is_some())?;
+    let count = make_room(state, options, control.is_some())?;
     let mut groups = take_groups(state, count);
     let durable = control.is_some()
         || groups.iter().flat_map(|group| &group.batches).any(|pending| pending.durability == Flush::Durable);
@@ -221,13 +226,16 @@ fn plan_round<F: Clone>(
     }
 
     let journal = &mut state.journal;
+    let sync_first = journal.unsynced.clone();
+    // What is not flushed yet is in the file that is synced before this round is written, if there is one.
+    let flushed_through = if sync_first.is_some() { round - 1 } else { journal.flushed_through };
     let starts_file = journal.position == 0;
     let position = if starts_file { FILE_HEADER_BYTES } else { journal.position };
     let header = RoundHeader {
         sequence: journal.current.sequence,
         session,
         round,
-        flushed_through: journal.flushed_through,
+        flushed_through,
         position,
         entries_count,
         body_bytes: u32::try_from(body_bytes).expect("a round is bounded in bytes"),
@@ -272,7 +280,7 @@ fn plan_round<F: Clone>(
             sequence: journal.current.sequence,
             session,
             first_round: round,
-            flushed_through: journal.flushed_through,
+            flushed_through,
         };
         let block = file_header.encode().share();
         writes.extend(split_writes(&journal.current.file, 0, &block, options.write_bytes_max));
@@ -292,21 +300,20 @@ fn plan_round<F: Clone>(
     })
 }
 
-/// How many of the batches that wait go into a round, and the file that must be synced before it, when a new one is begun.
-fn make_room<F: Clone>(state: &mut State<F>, options: &StoreOptions, control: bool) -> Option<(usize, Option<F>)> {
+/// How many of the batches that wait go into a round, after a new file is begun where the current one has no room.
+fn make_room<F: Clone>(state: &mut State<F>, options: &StoreOptions, control: bool) -> Option<usize> {
     let count_now = |state: &State<F>| {
         let room = state.journal.current_room();
         // A control entry has a round of its own.
         if control { usize::from(round_bytes(1, 0) as u64 <= room) } else { count_that_fits(state, options, room) }
     };
-    let mut sync_first = None;
     let mut count = count_now(state);
     if count == 0 {
         let journal = &mut state.journal;
         let next = journal.ready.pop_front()?;
-        if journal.flushed_through + 1 < journal.next_round {
-            sync_first = Some(journal.current.file.clone());
-            journal.flushed_through = journal.next_round - 1;
+        // One that is full without a round leaves the one before it to be synced.
+        if journal.unsynced.is_none() && journal.flushed_through + 1 < journal.next_round {
+            journal.unsynced = Some(journal.current.file.clone());
         }
         journal.old.push_back(std::mem::replace(&mut journal.current, next));
         journal.position = 0;
@@ -315,7 +322,7 @@ fn make_room<F: Clone>(state: &mut State<F>, options: &StoreOptions, control: bo
             return None;
         }
     }
-    Some((if control { 0 } else { count }, sync_first))
+    Some(if control { 0 } else { count })
 }
 
 /// Takes the first `count` batches that wait, those of a partition together and in their order.
@@ -473,6 +480,7 @@ fn finish_round<F>(state: &mut State<F>, round: Round<F>, options: &StoreOptions
         flushes: usize::from(round.flush == Flush::Durable),
         ..RoundReport::default()
     };
+    state.journal.written_through = round.number;
     if round.flush == Flush::Durable {
         state.journal.flushed_through = round.number;
         state.journal.durable_round = round.number;

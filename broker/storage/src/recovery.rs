@@ -421,8 +421,15 @@ async fn is_whole<D: Disk>(
                 // Its partition was deleted, or its segment: not a question any more.
                 let Some(segment) = find_segment(*topic_partition, *incarnation) else { continue };
                 let path = manifest::segment_path(*topic_partition, &segment);
-                let Ok(file) = disk.open(&path, Access::Direct).await else { continue };
                 let position = u64::from(*position_blocks) * crate::disk::BLOCK_BYTES as u64;
+                if segment.state.is_offloaded() {
+                    // It was whole, to its end. A file that is there was begun to be fetched back, and says nothing.
+                    if position + u64::from(*length) > segment.end_position {
+                        return Ok(false);
+                    }
+                    continue;
+                }
+                let Ok(file) = disk.open(&path, Access::Direct).await else { continue };
                 let bytes = disk.read(&file, position, *length as usize).await?;
                 let header = ExtentHeader::decode(&bytes).filter(|header| header.header_crc == *crc);
                 let whole = header.is_some_and(|header| decode_extent(&header, &bytes).is_some());
@@ -533,7 +540,9 @@ async fn open_journal<D: Disk>(
         cramped: false,
         next_sequence,
         next_round: scan.next_round,
+        written_through: scan.next_round - 1,
         flushed_through: scan.next_round - 1,
+        unsynced: None,
         durable_round: 0,
         checkpoint: scan.checkpoint.clone(),
         inherited_through: scan.sequence_max,

@@ -767,7 +767,7 @@ impl<D: Disk> Look<'_, D> {
         Ok(())
     }
 
-    /// Whether an extent that a round wrote straight into a segment is still there, if its segment is.
+    /// Whether an extent that a round wrote straight into a segment is still there, if its segment is, and is here.
     async fn direct_extent(
         &mut self,
         topic_partition: TopicPartition,
@@ -777,7 +777,8 @@ impl<D: Disk> Look<'_, D> {
         offset: Offset,
     ) -> Result<(), DiskError> {
         let segment = self.manifests.get(&topic_partition).and_then(|manifest| manifest.find_segment(incarnation));
-        let Some(segment) = segment else { return Ok(()) };
+        // A file of an offloaded one was begun to be fetched back, and is removed when the store opens.
+        let Some(segment) = segment.filter(|segment| !segment.state.is_offloaded()) else { return Ok(()) };
         let path = manifest::segment_path(topic_partition, &segment);
         // A file that is missing was named.
         let Ok(file) = self.disk.open(&path, Access::Direct).await else { return Ok(()) };

@@ -94,7 +94,12 @@ pub(crate) struct Journal<F> {
     pub(crate) cramped: bool,
     pub(crate) next_sequence: u64,
     pub(crate) next_round: u64,
+    /// All rounds up to this one were written.
+    pub(crate) written_through: u64,
+    /// All rounds up to this one are on stable storage.
     pub(crate) flushed_through: u64,
+    /// The file before `current`, if it had rounds that were not flushed when it was full. It is synced before `current` gets its first.
+    pub(crate) unsynced: Option<F>,
     /// The last round of this session that is on stable storage; 0 for none yet.
     pub(crate) durable_round: u64,
     /// What was last saved beside the journal.
