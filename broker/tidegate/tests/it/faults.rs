@@ -185,8 +185,8 @@ fn bad_batches_are_refused_with_their_code() {
     };
     let cases: Vec<(&str, Vec<u8>, i16)> = vec![
         ("wrong checksum", with(70, &[0xff]), 2),
-        ("magic 0", with(16, &[0]), 43),
-        ("magic 1", with(16, &[1]), 43),
+        ("magic 0", with(16, &[0]), 87),
+        ("magic 1", with(16, &[1]), 87),
         ("count too large", mended(with(57, &9_i32.to_be_bytes())), 87),
         ("last offset delta too large", mended(with(23, &9_i32.to_be_bytes())), 87),
         ("unknown codec", mended(with(21, &7_i16.to_be_bytes())), 76),
