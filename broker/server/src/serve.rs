@@ -100,7 +100,7 @@ pub enum ServeError {
 /// # Errors
 /// Why it did not start or had to stop; the text says what to do.
 pub fn serve(config: &Config) -> Result<(), ServeError> {
-    startup_check::disable_huge_pages();
+    startup_check::limit_huge_pages();
     logging::start(config.log_format, &config.log_filter)?;
     let started = Instant::now();
     let shards = config.shard_count();

@@ -2,9 +2,10 @@
 //!
 //! This crate keeps batches by topic and partition. It knows nothing of producers, leaders, groups or topics' configuration beyond
 //! what it is told. The files are described byte by byte in `FORMAT.md`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod apply;
+mod arena;
 mod buffer;
 mod cache;
 mod change;

@@ -314,12 +314,12 @@ impl Connection {
             if let Some(large) = buffer.large.as_mut().filter(|large| !large.has_room) {
                 // While it waits, the socket's own buffer is all that this client fills.
                 self.hold(self.memory.reserve(large.length).await);
-                large.has_room = true;
+                large.make_room();
                 continue;
             }
             if let Some(stream) = buffer.stream.as_mut().filter(|stream| !stream.has_room) {
                 self.hold(self.memory.reserve(CHUNK_BYTES).await);
-                stream.has_room = true;
+                stream.make_room();
                 continue;
             }
             let read = if let Some(large) = &mut buffer.large {
@@ -474,6 +474,7 @@ pub(crate) struct Incoming {
 
 /// Frames of a client that sends much, one behind the other.
 struct Stream {
+    /// Not larger than what was received until there is room for it.
     chunk: AlignedBuffer,
     filled: usize,
     /// Bytes that the first frame lacks; at least one.
@@ -484,13 +485,24 @@ struct Stream {
 
 impl Stream {
     fn with(received: &[u8], wanted: usize) -> Self {
-        let mut chunk = AlignedBuffer::uncleared(CHUNK_BYTES);
-        chunk.as_mut_slice()[..received.len()].copy_from_slice(received);
-        Self { chunk, filled: received.len(), wanted, has_room: false }
+        Self { chunk: grown(received, received.len()), filled: received.len(), wanted, has_room: false }
+    }
+
+    fn make_room(&mut self) {
+        self.chunk = grown(&self.chunk.as_slice()[..self.filled], CHUNK_BYTES);
+        self.has_room = true;
     }
 }
 
+/// A full buffer of `bytes` that begins with `received`.
+fn grown(received: &[u8], bytes: usize) -> AlignedBuffer {
+    let mut buffer = AlignedBuffer::uncleared(bytes);
+    buffer.as_mut_slice()[..received.len()].copy_from_slice(received);
+    buffer
+}
+
 struct LargeFrame {
+    /// Not larger than what was received until there is room for it: a client that only claims a large request costs nothing.
     frame: AlignedBuffer,
     length: usize,
     filled: usize,
@@ -501,10 +513,12 @@ struct LargeFrame {
 impl LargeFrame {
     /// A frame of `length` bytes of which `received` are there.
     fn with(received: &[u8], length: usize) -> Self {
-        // Fresh memory is the kernel's zeros until bytes come: a client that only claims a large request costs nothing.
-        let mut frame = AlignedBuffer::uncleared(length);
-        frame.as_mut_slice()[..received.len()].copy_from_slice(received);
-        Self { frame, length, filled: received.len(), has_room: false }
+        Self { frame: grown(received, received.len()), length, filled: received.len(), has_room: false }
+    }
+
+    fn make_room(&mut self) {
+        self.frame = grown(&self.frame.as_slice()[..self.filled], self.length);
+        self.has_room = true;
     }
 }
 

@@ -103,6 +103,8 @@ fn frames_are_whole_wherever_the_connection_moves() {
         for piece in stream.chunks(step) {
             let mut piece = piece;
             while !piece.is_empty() {
+                incoming.large.iter_mut().filter(|large| !large.has_room).for_each(LargeFrame::make_room);
+                incoming.stream.iter_mut().filter(|stream| !stream.has_room).for_each(Stream::make_room);
                 let into = match (&mut incoming.large, &mut incoming.stream) {
                     (Some(large), _) => Some((large.frame.as_mut_slice(), &mut large.filled, large.length)),
                     (None, Some(stream)) => Some((stream.chunk.as_mut_slice(), &mut stream.filled, CHUNK_BYTES)),
