@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, Submitter, opcode, squeue, types};
 
 use super::operation::{Completed, Failure, Operation};
 
@@ -32,6 +32,9 @@ use super::operation::{Completed, Failure, Operation};
 const ENTRIES: u32 = 256;
 /// Completion queue entries. The kernel keeps what does not fit, so this bounds memory and not correctness.
 const COMPLETIONS: u32 = 2048;
+/// A thread that sleeps for several operations which were started together, and is woken by one of them, waits so long for the others: the
+/// writes of a round end within it, and one wake for all costs what one wake for each does.
+const TOGETHER_MICROSECONDS: u32 = 250;
 /// Marks the completion that another thread's wake is.
 const UNPARK_TOKEN: u64 = u64::MAX;
 /// Marks completions that nobody waits for.
@@ -40,6 +43,8 @@ const CANCEL_TOKEN: u64 = u64::MAX - 1;
 /// A thread's ring and what is in flight on it. Never leaves its thread.
 pub(crate) struct Reactor {
     uring: RefCell<IoUring>,
+    /// Whether the kernel can be asked to wait for several completions, but not for long (6.12).
+    waits_together: bool,
     slots: RefCell<Slots>,
     /// Room for what `start_all` builds, kept so that it is allocated once.
     entries: Cell<Vec<squeue::Entry>>,
@@ -63,6 +68,8 @@ struct Slots {
     free: Vec<usize>,
     /// Completions that the kernel still owes.
     owed: usize,
+    /// Those of `owed` that belong to operations which were started together.
+    owed_together: usize,
 }
 
 #[derive(Default)]
@@ -81,8 +88,10 @@ impl Reactor {
     /// # Errors
     /// What the kernel said: see `startup_check` for the words that help an operator.
     pub(crate) fn new() -> io::Result<Rc<Self>> {
+        let uring = set_up()?;
         let reactor = Self {
-            uring: RefCell::new(set_up()?),
+            waits_together: uring.params().is_feature_min_timeout(),
+            uring: RefCell::new(uring),
             slots: RefCell::default(),
             entries: Cell::default(),
             timers: RefCell::default(),
@@ -184,12 +193,17 @@ impl Reactor {
         queue.sync();
         let nothing = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
         let sleeps = sleeps && completions.is_empty();
+        let pushed = queue.len();
         if nothing && !sleeps {
             return;
         }
         drop((queue, completions));
+        let owed_together = self.slots.borrow().owed_together;
         let entered = match (sleeps, timeout) {
             (false, _) => submitter.submit(),
+            (true, timeout) if self.waits_together && owed_together > 1 => {
+                sleep_together(&submitter, pushed, owed_together, timeout)
+            }
             (true, None) => submitter.submit_and_wait(1),
             (true, Some(timeout)) => {
                 let timeout = types::Timespec::from(timeout);
@@ -262,6 +276,37 @@ fn set_up() -> io::Result<IoUring> {
     }
 }
 
+/// What `io_uring_enter` takes for a wait (`struct io_uring_getevents_arg` of the kernel's `io_uring.h`); `io_uring` does not let set all
+/// of it.
+#[repr(C)]
+struct WaitArguments {
+    signals: u64,
+    signals_bytes: u32,
+    together_microseconds: u32,
+    timeout: u64,
+}
+
+/// Submits, and sleeps until `together` completions are there, or one and [`TOGETHER_MICROSECONDS`] are over.
+fn sleep_together(
+    submitter: &Submitter<'_>,
+    pushed: usize,
+    together: usize,
+    timeout: Option<Duration>,
+) -> io::Result<usize> {
+    const GETEVENTS: u32 = 1 << 0;
+    const EXTENDED_ARGUMENTS: u32 = 1 << 3;
+    let microseconds = timeout.map_or(u128::MAX, |timeout| timeout.as_micros());
+    let timeout = timeout.map(types::Timespec::from);
+    let arguments = WaitArguments {
+        signals: 0,
+        signals_bytes: 0,
+        together_microseconds: u32::try_from(microseconds).unwrap_or(u32::MAX).min(TOGETHER_MICROSECONDS),
+        timeout: timeout.as_ref().map_or(0, |timeout| std::ptr::from_ref(timeout).addr() as u64),
+    };
+    // SAFETY: the arguments, which have the kernel's form, and the time that they point to live over the call.
+    unsafe { submitter.enter(pushed as u32, together as u32, GETEVENTS | EXTENDED_ARGUMENTS, Some(&arguments)) }
+}
+
 impl Slots {
     fn take(&mut self, operations: Vec<Operation>, entries: &mut Vec<squeue::Entry>) -> usize {
         let index = self.free.pop().unwrap_or_else(|| {
@@ -269,6 +314,9 @@ impl Slots {
             self.slots.len() - 1
         });
         self.owed += operations.len();
+        if operations.len() > 1 {
+            self.owed_together += operations.len();
+        }
         let slot = &mut self.slots[index];
         slot.owed = operations.len();
         slot.operations = operations;
@@ -285,6 +333,9 @@ impl Slots {
         assert!(slot.owed > 0 && self.owed > 0, "a completion belongs to an operation in flight");
         self.owed -= 1;
         slot.owed -= 1;
+        if slot.operations.len() > 1 {
+            self.owed_together -= 1;
+        }
         let failure = match u32::try_from(result) {
             Err(_) => Some(Failure::Errno(-result)),
             Ok(written) => match slot.operations[number].expected() {
