@@ -12,8 +12,8 @@ use tidegate_records::{
 };
 use tidegate_shard::{AppendBatch, Lookup, LookupAnswer, ReadOutcome, RecoveredPartition, ShardIdentity, ownership};
 use tidegate_storage::{
-    Append, AppendError, Found, OpenError, PartitionSpec, ReadError, ReadRequest, SegmentConfig, SegmentSummary, Store,
-    StoreOptions, Wanted,
+    Append, AppendError, Found, OpenError, PartitionSpec, ReadError, ReadRequest, RoundReport, SegmentConfig,
+    SegmentSummary, Store, StoreOptions, Wanted,
     disk::{DiskErrorKind, Flush},
 };
 
@@ -149,15 +149,20 @@ impl Log {
         self.store.has_pending()
     }
 
-    /// Commits one round: how far each of its partitions is durable now.
-    pub(crate) async fn commit_round(&self, metrics: &ShardMetrics) -> Result<Vec<(TopicPartition, Offset)>, String> {
+    /// Commits one round.
+    pub(crate) async fn commit_round(&self, metrics: &ShardMetrics) -> Result<RoundReport, String> {
         let started = std::time::Instant::now();
         let report = self.store.commit_round().await.map_err(|error| error.to_string())?;
         if report.batches > 0 {
             metrics.commit_latency.record_latency(started.elapsed());
             metrics.commit_bytes.record_size(report.bytes as u64);
         }
-        Ok(report.durable)
+        Ok(report)
+    }
+
+    /// Bytes that wait for a round.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.store.figures().pending_bytes
     }
 
     /// A step of background work. Whether there is more.
