@@ -19,6 +19,7 @@ use crate::{
     broker::{Broker, System},
     exchange,
     load::{Load, Reader, Shape, create_topic},
+    process::own_threads_cpu_seconds,
     raw,
 };
 
@@ -111,7 +112,7 @@ pub(crate) struct Figure {
     pub(crate) more_is_better: bool,
 }
 
-pub(crate) const FIGURES: [Figure; 8] = [
+pub(crate) const FIGURES: [Figure; 9] = [
     Figure { name: "records/s", more_is_better: true },
     Figure { name: "MB/s", more_is_better: true },
     Figure { name: "CPU s/M records", more_is_better: false },
@@ -120,6 +121,7 @@ pub(crate) const FIGURES: [Figure; 8] = [
     Figure { name: "p99 ms", more_is_better: false },
     Figure { name: "p99.9 ms", more_is_better: false },
     Figure { name: "peak MiB", more_is_better: false },
+    Figure { name: "busiest load thread", more_is_better: false },
 ];
 
 /// How long things take.
@@ -161,11 +163,18 @@ pub(crate) struct Window {
     began: Instant,
     cpu: f64,
     records: u64,
+    /// Of the load generator's threads: one that has a core to itself is what limits a case, whatever the broker could do.
+    threads: BTreeMap<String, f64>,
 }
 
 impl Window {
     pub(crate) fn open(broker: &Broker, records: u64) -> Result<Self> {
-        Ok(Self { began: Instant::now(), cpu: broker.process.cpu_seconds()?, records })
+        Ok(Self {
+            began: Instant::now(),
+            cpu: broker.process.cpu_seconds()?,
+            records,
+            threads: own_threads_cpu_seconds()?,
+        })
     }
 
     pub(crate) fn close(self, broker: &Broker, records: u64, record_bytes: usize) -> Result<Figures> {
@@ -173,11 +182,15 @@ impl Window {
         let cpu = broker.process.cpu_seconds()? - self.cpu;
         let records = (records - self.records) as f64;
         let bytes = records * record_bytes as f64;
+        let threads = own_threads_cpu_seconds()?;
+        let busy = |(thread, now): (&String, &f64)| now - self.threads.get(thread).copied().unwrap_or_default();
+        let busiest = threads.iter().map(busy).fold(0.0, f64::max);
         Ok(Figures::from([
             ("records/s".into(), records / seconds),
             ("MB/s".into(), bytes / seconds / 1e6),
             ("CPU s/M records".into(), cpu / records * 1e6),
             ("CPU s/GB".into(), cpu / bytes * 1e9),
+            ("busiest load thread".into(), busiest / seconds),
         ]))
     }
 }

@@ -1,6 +1,7 @@
 //! A broker's process seen from outside: its processor time, its memory, its end.
 
 use std::{
+    collections::BTreeMap,
     fs,
     process::Child,
     time::{Duration, Instant},
@@ -20,14 +21,7 @@ impl Process {
 
     /// User and system time of all its threads so far, in seconds.
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
-        let path = format!("/proc/{}/stat", self.child.id());
-        let stat = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        // The command's name is in parentheses and may hold anything; the numbers follow the last one.
-        let (_, fields) = stat.rsplit_once(')').context("no command name in stat")?;
-        let mut fields = fields.split_whitespace().skip(11);
-        let mut ticks = || -> Result<u64> { Ok(fields.next().context("stat is short")?.parse()?) };
-        let ticks = ticks()? + ticks()?;
-        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+        cpu_seconds(&format!("/proc/{}/stat", self.child.id()))
     }
 
     /// The most memory that was resident at any time so far, in bytes.
@@ -46,6 +40,29 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// User and system time of each thread of this process so far, in seconds.
+pub(crate) fn own_threads_cpu_seconds() -> Result<BTreeMap<String, f64>> {
+    let mut threads = BTreeMap::new();
+    for thread in fs::read_dir("/proc/self/task")? {
+        let thread = thread?.path();
+        // One that has ended meanwhile is none.
+        if let Ok(seconds) = cpu_seconds(&thread.join("stat").to_string_lossy()) {
+            threads.insert(thread.to_string_lossy().into_owned(), seconds);
+        }
+    }
+    Ok(threads)
+}
+
+fn cpu_seconds(path: &str) -> Result<f64> {
+    let stat = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+    // The command's name is in parentheses and may hold anything; the numbers follow the last one.
+    let (_, fields) = stat.rsplit_once(')').context("no command name in stat")?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut ticks = || -> Result<u64> { Ok(fields.next().context("stat is short")?.parse()?) };
+    let ticks = ticks()? + ticks()?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 impl Drop for Process {
