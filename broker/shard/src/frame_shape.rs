@@ -2,7 +2,7 @@
 //!
 //! The codec reserves memory for as many elements as an array's count says, before it reads the first. A count is four bytes from
 //! the network, so one hostile frame would end the process. So a request is walked first, over a table of its fields
-//! ([`requests`]), without allocating: what passes is exactly as large as it says. An element is at least one byte on the wire but
+//! (`requests`), without allocating: what passes is exactly as large as it says. An element is at least one byte on the wire but
 //! may be a hundred in memory, hence [`ELEMENTS_MAX`] too.
 //!
 //! It only guards: what the values mean is the codec's and the API's. Wire types: <https://kafka.apache.org/protocol#protocol_types>;

@@ -1,7 +1,7 @@
 //! Looking at a data directory whose broker is stopped: what its files hold, and whether it is what was written.
 //!
-//! Nothing is changed. The rules are recovery's ([`crate::recovery`]): what an opening would cut off as torn is no damage here, and
-//! what would take a partition offline is. Beyond that every byte of every segment is read, which recovery leaves to readers.
+//! Nothing is changed. The rules are recovery's (`recovery.rs`): what an opening would cut off as torn is no damage here, and what
+//! would take a partition offline is. Beyond that every byte of every segment is read, which recovery leaves to readers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

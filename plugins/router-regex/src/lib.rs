@@ -1,7 +1,7 @@
 //! Routes by regular expressions. All of them are one automaton: a key is read once, however many patterns there are.
 //!
 //! The automaton is a lazy DFA: its states are made when a key first needs them, and forgotten when they take more than
-//! [`CACHE_BYTES_MAX`]. No pattern makes it slow: time is linear in the key. What a DFA cannot do (groups, backreferences, looking
+//! `CACHE_BYTES_MAX`. No pattern makes it slow: time is linear in the key. What a DFA cannot do (groups, backreferences, looking
 //! around) is refused when the plugin is attached.
 
 use regex_automata::{

@@ -1,6 +1,6 @@
 //! One shard's thread, which turns sockets, files and timers into inputs, and effects into calls.
 //!
-//! [`Core::take`] is the loop: an input goes into the pure shard, its effects are performed in order, and what they give at once
+//! `Core::take` is the loop: an input goes into the pure shard, its effects are performed in order, and what they give at once
 //! (a read from memory) goes in again. Commit rounds, applying the journal, reading from disk and housekeeping are tasks beside it.
 
 use std::{

@@ -1,6 +1,6 @@
-//! A thread that runs tasks over a [`Reactor`]: spawn, sleep, yield.
+//! A thread that runs tasks over a `Reactor`: spawn, sleep, yield.
 //!
-//! Tasks run in turns: those that can go on do so, for at most [`TURN`], then the ring is looked at. A thread with nothing to run sleeps
+//! Tasks run in turns: those that can go on do so, for at most `TURN`, then the ring is looked at. A thread with nothing to run sleeps
 //! in the ring. glommio's own loop costs three rings, a preemption timer, a membarrier and some seven system calls each time it goes to
 //! sleep and wakes; this one costs one (ARCHITECTURE.md has what that was worth).
 

@@ -1,6 +1,6 @@
 //! Kafka's APIs, a file each. One that answers at once is one function; one that waits has `begin` and `finish`, in order.
 //!
-//! [`VERSIONS`] is what ApiVersions tells; [`frame`] refuses everything else. An API that is not here does not exist.
+//! [`VERSIONS`] is what ApiVersions tells; `frame` refuses everything else. An API that is not here does not exist.
 
 use bytes::Bytes;
 use kafka_protocol::{
