@@ -462,17 +462,27 @@ struct Delete {
     #[arg(required = true, value_name = "GROUP")]
     groups: Vec<String>,
     #[command(flatten)]
+    json: Json,
+    #[command(flatten)]
     bootstrap: Bootstrap,
+}
+
+#[derive(Serialize)]
+struct DeletedGroup {
+    group: String,
+    /// In the words of `tidegate topic delete`.
+    result: &'static str,
 }
 
 impl Delete {
     fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let mut cluster = self.bootstrap.connect()?;
-        for group in self.groups {
-            cluster.delete_group(&group)?;
-            writeln!(out, "deleted group {group}")?;
-        }
-        Ok(())
+        let delete = |group: &str| {
+            cluster.delete_group(group)?;
+            Ok(DeletedGroup { group: group.to_owned(), result: "deleted" })
+        };
+        let show = |deleted: &DeletedGroup, out: &mut dyn Write| Ok(writeln!(out, "deleted group {}", deleted.group)?);
+        self.json.each(out, &self.groups, delete, show)
     }
 }
 

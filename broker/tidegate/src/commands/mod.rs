@@ -18,8 +18,12 @@ use clap::{
     Args, Parser, Subcommand,
     builder::{Styles, styling::AnsiColor},
 };
+use serde::Serialize;
 
-use crate::client::{Cluster, error::ClientError};
+use crate::{
+    client::{Cluster, error::ClientError},
+    output,
+};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -111,6 +115,35 @@ struct Json {
     /// Print JSON, for machines
     #[arg(long)]
     json: bool,
+}
+
+impl Json {
+    /// Does something with each of `names` and says what it was: to people line by line, to machines as one list. What fails ends it, and
+    /// what was done until then is said all the same.
+    fn each<T: Serialize>(
+        self,
+        out: &mut dyn Write,
+        names: &[String],
+        mut act: impl FnMut(&str) -> anyhow::Result<T>,
+        show: impl Fn(&T, &mut dyn Write) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut all = Vec::new();
+        let mut result = Ok(());
+        for name in names {
+            match act(name) {
+                Ok(done) if self.json => all.push(done),
+                Ok(done) => show(&done, out)?,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        if self.json && (result.is_ok() || !all.is_empty()) {
+            output::json(out, &all)?;
+        }
+        result
+    }
 }
 
 /// `NAME=VALUE`.

@@ -52,7 +52,8 @@ Examples:
   tidegate topic create orders
   tidegate topic create orders --partitions 12 --config retention.ms=86400000 --config cleanup.policy=delete
   tidegate topic create orders --config tidegate.router=topic    attach a router plugin
-  tidegate topic create orders --if-not-exists                   for scripts that run twice")]
+  tidegate topic create orders --if-not-exists                   for scripts that run twice
+  tidegate topic create orders clicks --json | jq -r '.[] | select(.result == \"created\") | .name'")]
 struct Create {
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
@@ -72,34 +73,63 @@ struct Create {
     #[arg(long)]
     validate_only: bool,
     #[command(flatten)]
+    json: Json,
+    #[command(flatten)]
     bootstrap: Bootstrap,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Creation {
+    Created,
+    CouldBeCreated,
+    ExistsAlready,
+}
+
+#[derive(Serialize)]
+struct CreatedTopic {
+    name: String,
+    result: Creation,
+    /// `None` where the broker does not say.
+    partitions: Option<i32>,
 }
 
 impl Create {
     fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let mut cluster = self.bootstrap.connect()?;
-        for name in self.topics {
-            let topic = NewTopic {
-                name: name.clone(),
-                partitions: self.partitions,
-                replication_factor: self.replication_factor,
-                configs: self.configs.clone(),
-            };
-            match cluster.create_topic(&topic, change(self.validate_only)) {
-                Ok(_) if self.validate_only => writeln!(out, "topic {name} could be created")?,
-                Ok(Some(partitions)) => {
-                    writeln!(
-                        out,
-                        "created topic {name} with {}",
-                        output::count(partitions.unsigned_abs().into(), "partition")
-                    )?;
-                }
-                Ok(None) => writeln!(out, "created topic {name}")?,
-                Err(error) if self.if_not_exists && error.code() == Some(ResponseError::TopicAlreadyExists) => {
-                    writeln!(out, "topic {name} exists already")?;
-                }
-                Err(error) => return Err(error.into()),
+        self.json.each(out, &self.topics, |name| self.create(&mut cluster, name), CreatedTopic::show)
+    }
+
+    fn create(&self, cluster: &mut Cluster, name: &str) -> anyhow::Result<CreatedTopic> {
+        let topic = NewTopic {
+            name: name.to_owned(),
+            partitions: self.partitions,
+            replication_factor: self.replication_factor,
+            configs: self.configs.clone(),
+        };
+        let (result, partitions) = match cluster.create_topic(&topic, change(self.validate_only)) {
+            Ok(partitions) if self.validate_only => (Creation::CouldBeCreated, partitions),
+            Ok(partitions) => (Creation::Created, partitions),
+            Err(error) if self.if_not_exists && error.code() == Some(ResponseError::TopicAlreadyExists) => {
+                (Creation::ExistsAlready, None)
             }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(CreatedTopic { name: name.to_owned(), result, partitions })
+    }
+}
+
+impl CreatedTopic {
+    fn show(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let name = &self.name;
+        match (self.result, self.partitions) {
+            (Creation::CouldBeCreated, _) => writeln!(out, "topic {name} could be created")?,
+            (Creation::ExistsAlready, _) => writeln!(out, "topic {name} exists already")?,
+            (Creation::Created, Some(partitions)) => {
+                let partitions = output::count(partitions.unsigned_abs().into(), "partition");
+                writeln!(out, "created topic {name} with {partitions}")?;
+            }
+            (Creation::Created, None) => writeln!(out, "created topic {name}")?,
         }
         Ok(())
     }
@@ -325,7 +355,27 @@ struct Alter {
     #[arg(long)]
     validate_only: bool,
     #[command(flatten)]
+    json: Json,
+    #[command(flatten)]
     bootstrap: Bootstrap,
+}
+
+#[derive(Serialize)]
+struct AlteredTopic {
+    name: String,
+    result: Alteration,
+    /// What was set, and to what.
+    configs_set: BTreeMap<String, String>,
+    configs_unset: Vec<String>,
+    /// How many it has in all now, if it was given more.
+    partitions: Option<i32>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Alteration {
+    Altered,
+    CouldBeAltered,
 }
 
 impl Alter {
@@ -334,18 +384,59 @@ impl Alter {
             return Err(Usage("nothing to alter: name --partitions, --config or --unset".to_owned()).into());
         }
         let mut cluster = self.bootstrap.connect()?;
-        let made = if self.validate_only { "could be" } else { "was" };
-        let sets = self.configs.into_iter().map(|(name, value)| ConfigChange::Set { name, value });
-        let changes: Vec<ConfigChange> =
-            sets.chain(self.unset.into_iter().map(|name| ConfigChange::Unset { name })).collect();
+        let result = if self.validate_only { Alteration::CouldBeAltered } else { Alteration::Altered };
+        let mut altered = AlteredTopic {
+            name: self.topic.clone(),
+            result,
+            configs_set: BTreeMap::new(),
+            configs_unset: Vec::new(),
+            partitions: None,
+        };
+        let done = self.alter(&mut cluster, &mut altered);
+        // The configuration may be changed, and then the partitions refused: what was done is told either way.
+        if done.is_ok() || altered.is_any() {
+            if self.json.json { output::json(out, &altered)? } else { altered.show(out)? }
+        }
+        done
+    }
+
+    fn alter(&self, cluster: &mut Cluster, altered: &mut AlteredTopic) -> anyhow::Result<()> {
+        let set = |(name, value): &(String, String)| ConfigChange::Set { name: name.clone(), value: value.clone() };
+        let unset = |name: &String| ConfigChange::Unset { name: name.clone() };
+        let changes: Vec<ConfigChange> = self.configs.iter().map(set).chain(self.unset.iter().map(unset)).collect();
         if !changes.is_empty() {
             cluster.alter_topic_configs(&self.topic, &changes, change(self.validate_only))?;
-            writeln!(out, "the configuration of topic {} {made} changed", self.topic)?;
+            altered.configs_set.extend(self.configs.iter().cloned());
+            altered.configs_unset.extend(self.unset.iter().cloned());
         }
         if let Some(count) = self.partitions {
             cluster.set_partition_count(&self.topic, count, change(self.validate_only))?;
-            let partitions = output::count(count.unsigned_abs().into(), "partition");
-            writeln!(out, "topic {} {made} given {partitions}", self.topic)?;
+            altered.partitions = Some(count);
+        }
+        Ok(())
+    }
+}
+
+impl AlteredTopic {
+    fn is_any(&self) -> bool {
+        self.has_configs() || self.partitions.is_some()
+    }
+
+    fn has_configs(&self) -> bool {
+        !self.configs_set.is_empty() || !self.configs_unset.is_empty()
+    }
+
+    fn show(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let made = match self.result {
+            Alteration::Altered => "was",
+            Alteration::CouldBeAltered => "could be",
+        };
+        if self.has_configs() {
+            writeln!(out, "the configuration of topic {} {made} changed", self.name)?;
+        }
+        if let Some(partitions) = self.partitions {
+            let partitions = output::count(partitions.unsigned_abs().into(), "partition");
+            writeln!(out, "topic {} {made} given {partitions}", self.name)?;
         }
         Ok(())
     }
@@ -364,20 +455,47 @@ struct Delete {
     #[arg(long)]
     if_exists: bool,
     #[command(flatten)]
+    json: Json,
+    #[command(flatten)]
     bootstrap: Bootstrap,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Deletion {
+    Deleted,
+    NotFound,
+}
+
+#[derive(Serialize)]
+struct DeletedTopic {
+    name: String,
+    result: Deletion,
 }
 
 impl Delete {
     fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let mut cluster = self.bootstrap.connect()?;
-        for name in self.topics {
-            match cluster.delete_topic(&name) {
-                Ok(()) => writeln!(out, "deleted topic {name}")?,
-                Err(error) if self.if_exists && error.code() == Some(ResponseError::UnknownTopicOrPartition) => {
-                    writeln!(out, "there is no topic {name}")?;
-                }
-                Err(error) => return Err(error.into()),
+        self.json.each(out, &self.topics, |name| self.delete(&mut cluster, name), DeletedTopic::show)
+    }
+
+    fn delete(&self, cluster: &mut Cluster, name: &str) -> anyhow::Result<DeletedTopic> {
+        let result = match cluster.delete_topic(name) {
+            Ok(()) => Deletion::Deleted,
+            Err(error) if self.if_exists && error.code() == Some(ResponseError::UnknownTopicOrPartition) => {
+                Deletion::NotFound
             }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(DeletedTopic { name: name.to_owned(), result })
+    }
+}
+
+impl DeletedTopic {
+    fn show(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        match self.result {
+            Deletion::Deleted => writeln!(out, "deleted topic {}", self.name)?,
+            Deletion::NotFound => writeln!(out, "there is no topic {}", self.name)?,
         }
         Ok(())
     }

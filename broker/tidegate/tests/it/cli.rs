@@ -94,6 +94,59 @@ fn a_topic_from_creation_to_deletion() {
     run(&broker, &["topic", "delete", "--if-exists", "orders"]).succeeded();
 }
 
+/// What changes something says what it did to machines, too, also where it fails halfway.
+#[test]
+fn machines_are_told_what_was_done() {
+    use serde_json::json;
+    let broker = Broker::start();
+    let done = |arguments: &[&str]| json(&run(&broker, &[arguments, &["--json"]].concat()).succeeded());
+    assert_eq!(
+        done(&["topic", "create", "a", "b", "-p", "2"]),
+        json!([
+            { "name": "a", "result": "created", "partitions": 2 },
+            { "name": "b", "result": "created", "partitions": 2 },
+        ])
+    );
+    assert_eq!(
+        done(&["topic", "create", "a", "--if-not-exists"]),
+        json!([{ "name": "a", "result": "exists-already", "partitions": null }])
+    );
+    assert_eq!(
+        done(&["topic", "create", "c", "-p", "3", "--validate-only"]),
+        json!([{ "name": "c", "result": "could-be-created", "partitions": 3 }])
+    );
+    let halfway = run(&broker, &["topic", "create", "c", "a", "d", "-p", "1", "--json"]);
+    assert_eq!(json(&halfway.out), json!([{ "name": "c", "result": "created", "partitions": 1 }]));
+    halfway.failed_with(1, &["TOPIC_ALREADY_EXISTS"]);
+    let nothing = run(&broker, &["topic", "create", "a", "--json"]);
+    assert_eq!(nothing.out, "");
+    nothing.failed_with(1, &["TOPIC_ALREADY_EXISTS"]);
+
+    let altered = |result: &str, partitions: Option<i32>| {
+        json!({
+            "name": "a",
+            "result": result,
+            "configs_set": { "retention.ms": "60000" },
+            "configs_unset": ["segment.bytes"],
+            "partitions": partitions,
+        })
+    };
+    let alter = ["topic", "alter", "a", "-c", "retention.ms=60000", "--unset", "segment.bytes", "-p"];
+    assert_eq!(done(&[&alter[..], &["4", "--validate-only"]].concat()), altered("could-be-altered", Some(4)));
+    assert_eq!(done(&[&alter[..], &["4"]].concat()), altered("altered", Some(4)));
+    let halfway = run(&broker, &[&alter[..], &["3", "--json"]].concat());
+    assert_eq!(json(&halfway.out), altered("altered", None), "the configuration was changed");
+    halfway.failed_with(1, &["INVALID_PARTITIONS"]);
+
+    assert_eq!(
+        done(&["topic", "delete", "b", "nothing", "--if-exists"]),
+        json!([{ "name": "b", "result": "deleted" }, { "name": "nothing", "result": "not-found" }])
+    );
+    produce(&broker, &["a", "--partition", "0"], "1\n").succeeded();
+    assert_eq!(consume(&broker, &["a", "--group", "g", "-n", "1"]), "1\n");
+    assert_eq!(done(&["group", "delete", "g"]), json!([{ "group": "g", "result": "deleted" }]));
+}
+
 #[test]
 fn records_come_out_as_they_went_in() {
     let broker = Broker::start();
