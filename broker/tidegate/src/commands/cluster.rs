@@ -13,6 +13,10 @@ use crate::{
 
 /// Look at the cluster
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tidegate cluster info
+  tidegate cluster info --bootstrap broker.example.org:9092 --json")]
 pub(super) struct ClusterArgs {
     #[command(subcommand)]
     command: ClusterCommand,

@@ -23,12 +23,21 @@ pub(super) struct ConfigArgs {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Check a file: every mistake with its line
+    #[command(after_help = "\
+Examples:
+  tidegate config check tidegate.toml
+  tidegate config check tidegate.toml --json | jq -r '.[] | .place + \": \" + .problem'")]
     Check {
+        /// The configuration file
         file: PathBuf,
         #[command(flatten)]
         json: Json,
     },
     /// Print every setting with its documentation and its default, ready to be changed
+    #[command(after_help = "\
+Examples:
+  tidegate config default > tidegate.toml
+  tidegate config default | grep -B 5 retention")]
     Default,
 }
 

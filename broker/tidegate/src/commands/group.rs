@@ -24,6 +24,12 @@ use crate::{
 
 /// List, describe, reset and delete consumer groups
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tidegate group list
+  tidegate group describe billing                                               how far it is behind
+  tidegate group reset-offsets billing --topic orders --to-earliest --execute
+  tidegate group delete billing")]
 pub(super) struct GroupArgs {
     #[command(subcommand)]
     command: GroupCommand,

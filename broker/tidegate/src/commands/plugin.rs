@@ -91,6 +91,9 @@ Examples:
         admin: Admin,
     },
     /// Go back to the version before the one that is deployed, between two batches; once more undoes it
+    #[command(after_help = "\
+Examples:
+  tidegate plugin rollback my-router")]
     Rollback {
         name: PluginName,
         #[command(flatten)]
@@ -99,6 +102,10 @@ Examples:
         admin: Admin,
     },
     /// List the plugins of a broker
+    #[command(after_help = "\
+Examples:
+  tidegate plugin list
+  tidegate plugin list --json | jq -r '.[] | select(.topics == []) | .name'   no topic uses them")]
     List {
         #[command(flatten)]
         json: Json,
@@ -119,6 +126,10 @@ Examples:
         admin: Admin,
     },
     /// Remove a plugin that no topic uses
+    #[command(after_help = "\
+Examples:
+  tidegate topic alter clicks --unset tidegate.router
+  tidegate plugin remove my-router")]
     Remove {
         name: PluginName,
         #[command(flatten)]

@@ -32,6 +32,7 @@ fn help_texts() {
     for path in found {
         let words: Vec<&str> = path.iter().map(String::as_str).collect();
         let name = if words.is_empty() { "tidegate".to_owned() } else { words.join("_") };
+        assert!(help(&words).contains("\nExamples:\n"), "{name} has no examples");
         insta::assert_snapshot!(format!("help_{name}"), help(&words));
     }
 }

@@ -19,6 +19,13 @@ use crate::{
 
 /// Create, list, describe, alter and delete topics
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tidegate topic create orders --partitions 12
+  tidegate topic list
+  tidegate topic describe orders
+  tidegate topic alter orders --config retention.ms=86400000
+  tidegate topic delete orders")]
 pub(super) struct TopicArgs {
     #[command(subcommand)]
     command: TopicCommand,
