@@ -73,7 +73,7 @@ fn check(file: &std::path::Path, json: Json, out: &mut dyn Write) -> anyhow::Res
         Ok(_) => Ok(writeln!(out, "{}: no mistakes", file.display())?),
         Err(errors) => {
             let count = output::count(errors.0.len() as u64, "mistake");
-            Err(anyhow::Error::new(errors).context(format!("{count} in {}\n", file.display())))
+            anyhow::bail!("{count} in {}:\n{errors}", file.display())
         }
     }
 }

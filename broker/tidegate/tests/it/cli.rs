@@ -286,7 +286,13 @@ fn a_configuration_file_is_checked() {
     std::fs::write(&file, run(&broker, &["config", "default"]).succeeded()).expect("written");
     run(&broker, &["config", "check", path]).succeeded();
     std::fs::write(&file, "shards = 1\nlisten = 5\nshard = 2\n").expect("written");
-    run(&broker, &["config", "check", path]).failed_with(1, &["tidegate.toml:2", "tidegate.toml:3", "did you mean"]);
+    let checked = run(&broker, &["config", "check", path]);
+    let lines: Vec<&str> = checked.err.lines().collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(lines[0], format!("error: 2 mistakes in {path}:"));
+    // Editors and people find the place at the beginning of a line.
+    assert!(lines[1].starts_with(&format!("{path}:2: ")) && lines[2].starts_with(&format!("{path}:3: ")), "{lines:?}");
+    checked.failed_with(1, &["did you mean"]);
 }
 
 #[test]
