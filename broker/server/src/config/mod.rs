@@ -191,6 +191,8 @@ pub struct ConfigError {
 pub enum Problem {
     #[error("cannot be read: {0}")]
     Unreadable(String),
+    #[error("has the byte {byte:#04x} in column {column}, which is not UTF-8: save the file in that encoding")]
+    NotUtf8 { byte: u8, column: usize },
     #[error("is not TOML: {0}")]
     Syntax(String),
     #[error("unknown key {key:?}{}", suggestion.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default())]
@@ -251,10 +253,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, not only the first.
     pub fn load(file: Option<&Path>, flags: &[Flag]) -> Result<Self, ConfigErrors> {
-        let text = file.map(std::fs::read_to_string).transpose().map_err(|error| {
-            let place = Place::Together { file: file.map(Path::to_path_buf) };
-            ConfigErrors(vec![ConfigError { place, problem: Problem::Unreadable(error.to_string()) }])
-        })?;
+        let text = file.map(read).transpose().map_err(|error| ConfigErrors(vec![error]))?;
         Self::from_text(file, text.as_deref().unwrap_or(""), flags)
     }
 
@@ -418,6 +417,25 @@ impl Config {
             shards => shards,
         }
     }
+}
+
+/// The text of a file.
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let file = path.to_path_buf();
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let place = Place::Together { file: Some(file) };
+            return Err(ConfigError { place, problem: Problem::Unreadable(error.to_string()) });
+        }
+    };
+    String::from_utf8(bytes).map_err(|error| {
+        let (at, bytes) = (error.utf8_error().valid_up_to(), error.as_bytes());
+        let line_start = bytes[..at].iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let column = String::from_utf8_lossy(&bytes[line_start..at]).chars().count() + 1;
+        let place = Place::Line { file, line: parse::line_of(bytes, at) };
+        ConfigError { place, problem: Problem::NotUtf8 { byte: bytes[at], column } }
+    })
 }
 
 #[cfg(test)]

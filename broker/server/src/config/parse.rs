@@ -29,7 +29,7 @@ pub(super) struct Entry {
 pub(super) fn entries(text: &str) -> Result<Vec<Entry>, (usize, String)> {
     let table = DeTable::parse(text).map_err(|error| {
         let position = error.span().map_or(0, |span| span.start);
-        (line_of(text, position), error.message().to_owned())
+        (line_of(text.as_bytes(), position), error.message().to_owned())
     })?;
     let mut entries = Vec::new();
     flatten(text, "", table.get_ref(), &mut entries);
@@ -43,7 +43,7 @@ fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, entries: &mut Vec<Entr
         if let DeValue::Table(inner) = value.get_ref() {
             flatten(text, &name, inner, entries);
         } else {
-            entries.push(Entry { key: name, value: read(value), line: line_of(text, key.span().start) });
+            entries.push(Entry { key: name, value: read(value), line: line_of(text.as_bytes(), key.span().start) });
         }
     }
 }
@@ -63,6 +63,7 @@ fn read(value: &Spanned<DeValue<'_>>) -> Value {
     }
 }
 
-fn line_of(text: &str, position: usize) -> usize {
-    text.bytes().take(position).filter(|byte| *byte == b'\n').count() + 1
+/// The line of a byte, from 1.
+pub(super) fn line_of(text: &[u8], position: usize) -> usize {
+    text.iter().take(position).filter(|byte| **byte == b'\n').count() + 1
 }

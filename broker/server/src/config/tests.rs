@@ -87,6 +87,25 @@ fn settings_that_do_not_go_together_are_refused() {
     load("listen = \"0.0.0.0:9092\"\nadvertise = \"broker.example:9092\"").unwrap();
 }
 
+/// It was "cannot be read: stream did not contain valid UTF-8", and nobody knew where.
+#[test]
+fn a_byte_that_is_not_utf_8_is_named_with_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tidegate.toml");
+    let check = |bytes: &[u8], expected: &str| {
+        std::fs::write(&file, bytes).unwrap();
+        let error = Config::load(Some(&file), &[]).unwrap_err().to_string();
+        let (path, rest) = error.split_at(file.to_str().unwrap().len());
+        assert_eq!(Path::new(path), file);
+        assert!(rest.starts_with(expected), "{error}");
+    };
+    // Latin-1, as an old editor saves it.
+    check(b"shards = 1\n# f\xfcr\nshard = 2\n", ":2: has the byte 0xfc in column 4,");
+    check("# größer\nbroker.rack = \"grö\u{fffd}".as_bytes(), ":2: is not TOML");
+    check(b"# gr\xc3\xb6\xc3", ":1: has the byte 0xc3 in column 6,");
+    check(b"\xff\xfes\0h\0", ":1: has the byte 0xff in column 1,");
+}
+
 #[test]
 fn the_documented_default_is_the_default() {
     let text = Config::documented_default();
