@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
 use tidegate_server::{
-    config::{Config, Flag},
+    config::{Config, ConfigError, ConfigErrors, Flag, Place},
     serve,
 };
+
+use super::Usage;
 
 /// Start a broker
 #[derive(Debug, Args)]
@@ -43,14 +44,14 @@ pub(super) struct ServeArgs {
     /// The token that admin requests must carry; needed if --admin is not a loopback address
     #[arg(long, value_name = "FILE")]
     admin_token_file: Option<String>,
-    /// Use this many cores [default: all]
-    #[arg(long, value_name = "N")]
+    /// Use this many cores, at most 1024; 0 takes all that there are [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     shards: Option<String>,
     /// What an acknowledgement means: `fsync` (on the disk) or `os` (given to the operating system) [default: fsync]
     #[arg(long, value_name = "fsync|os")]
     durability: Option<String>,
     /// The id of this broker in its cluster [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     node_id: Option<String>,
     /// How logs are written to standard error [default: text]
     #[arg(long, value_name = "text|json")]
@@ -73,7 +74,15 @@ impl ServeArgs {
         .into_iter()
         .filter_map(|(name, value)| Some(Flag { name, value: value? }))
         .collect();
-        let config = Config::load(self.config.as_deref(), &flags).context("the broker was not started")?;
+        let config = Config::load(self.config.as_deref(), &flags).map_err(not_started)?;
         Ok(serve::serve(&config)?)
     }
+}
+
+/// Mistakes in flags are wrong usage. Those in a file are not: the command was asked for rightly.
+fn not_started(errors: ConfigErrors) -> anyhow::Error {
+    let of_flags = |error: &ConfigError| matches!(error.place, Place::Flag(_) | Place::Together { file: None });
+    let is_usage = errors.0.iter().any(of_flags);
+    let message = format!("the broker was not started: {errors}");
+    if is_usage { Usage(message).into() } else { anyhow::anyhow!(message) }
 }

@@ -76,6 +76,42 @@ fn a_bad_configuration_names_its_line() {
     }
 }
 
+/// Some of them ended with 1, and `--shards -1` was told that there is no argument '-1'.
+#[test]
+fn a_bad_flag_is_wrong_usage_and_says_what_may_stand_there() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("tidegate.toml");
+    std::fs::write(&file, "num.partitions = 2\n").expect("written");
+    let check = |arguments: &[&str], code: i32, words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let output = command.arg("serve").args(arguments).output().expect("the binary runs");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+        for word in words {
+            assert!(message.contains(word), "{word:?} in {message}");
+        }
+    };
+    check(&["--shards", "-1"], 2, &["--shards", "from 0 to 1024", "-1"]);
+    check(&["--shards", "1025"], 2, &["--shards", "from 0 to 1024", "1025"]);
+    check(&["--shards", "many"], 2, &["--shards", "from 0 to 1024"]);
+    check(&["--node-id", "-1"], 2, &["--node-id", "from 0 to 2147483647"]);
+    check(&["--listen", "nowhere"], 2, &["--listen", "HOST:PORT"]);
+    check(&["--durability", "maybe"], 2, &["--durability", "fsync or os"]);
+    check(&["--data-dir", ""], 2, &["--data-dir", "a path"]);
+    check(&["--log-format", "xml"], 2, &["--log-format", "text or json"]);
+    check(&["--admin", "0.0.0.0:0"], 2, &["--admin-token-file"]);
+    check(&["--listen", "0.0.0.0:0"], 2, &["--advertise"]);
+    check(&["--lisen", "x"], 2, &["--lisen", "--listen"]);
+    check(&["--shards"], 2, &["--shards"]);
+    check(&["--shards", "-x"], 2, &["-x"]);
+    let path = file.to_str().expect("UTF-8");
+    check(&["--config", path, "--shards", "-1"], 2, &["--shards", "from 0 to 1024"]);
+    // What stands in the file is no matter of usage.
+    std::fs::write(&file, "shards = -1\n").expect("written");
+    check(&["--config", path], 1, &["tidegate.toml:1", "shards", "from 0 to 1024"]);
+    check(&["--config", "/nonexistent/tidegate.toml"], 1, &["/nonexistent/tidegate.toml", "cannot be read"]);
+}
+
 #[test]
 fn health_and_metrics_are_served() {
     let broker = Broker::start();
