@@ -34,3 +34,11 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
     };
     Ok(())
 }
+
+/// Writes why the broker does not run, or not any more, as a line of its log in JSON, whatever the filter lets through: who reads nothing but
+/// JSON must find it.
+pub fn write_fatal(message: &str) {
+    let subscriber =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).json().flatten_event(true).finish();
+    tracing::subscriber::with_default(subscriber, || tracing::error!("{message}"));
+}

@@ -18,7 +18,7 @@ use std::{
 
 use clap::Parser as _;
 
-use commands::{Cli, Usage};
+use commands::{Cli, Said, Usage};
 
 /// A shard allocates and frees with each request; glibc's arenas answer that with a system call (`mprotect`) every few of them.
 #[global_allocator]
@@ -46,8 +46,12 @@ fn main() -> ExitCode {
         Err(error) => {
             // What was said before the error stays said.
             let _ = out.flush();
-            let _ = writeln!(io::stderr(), "error: {}", output::whole(&error));
-            if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            let said = error.downcast_ref::<Said>();
+            if said.is_none() {
+                let _ = writeln!(io::stderr(), "error: {}", output::whole(&error));
+            }
+            let is_usage = said.map_or_else(|| error.is::<Usage>(), |said| said.is_usage);
+            if is_usage { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -224,11 +224,15 @@ pub enum Problem {
 
 /// Everything that is wrong, one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigErrors(pub Vec<ConfigError>);
+pub struct ConfigErrors {
+    pub errors: Vec<ConfigError>,
+    /// How it is to be said, as far as that was understood.
+    pub log_format: LogFormat,
+}
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
+        for (index, error) in self.errors.iter().enumerate() {
             if index > 0 {
                 writeln!(f)?;
             }
@@ -253,8 +257,14 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, not only the first.
     pub fn load(file: Option<&Path>, flags: &[Flag]) -> Result<Self, ConfigErrors> {
-        let text = file.map(read).transpose().map_err(|error| ConfigErrors(vec![error]))?;
-        Self::from_text(file, text.as_deref().unwrap_or(""), flags)
+        match file.map(read).transpose() {
+            Ok(text) => Self::from_text(file, text.as_deref().unwrap_or(""), flags),
+            Err(error) => {
+                let of_flags = Self::from_text(None, "", flags);
+                let log_format = of_flags.map_or_else(|errors| errors.log_format, |config| config.log_format);
+                Err(ConfigErrors { errors: vec![error], log_format })
+            }
+        }
     }
 
     /// As [`Config::load`], of a text that was read already.
@@ -296,7 +306,7 @@ impl Config {
             let place = Place::Together { file: file.map(Path::to_path_buf) };
             errors.extend(config.check().into_iter().map(|problem| ConfigError { place: place.clone(), problem }));
         }
-        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors { errors, log_format: config.log_format }) }
     }
 
     /// What must be true of several settings together.

@@ -107,6 +107,24 @@ fn a_byte_that_is_not_utf_8_is_named_with_its_line() {
 }
 
 #[test]
+fn mistakes_are_said_in_the_format_of_the_logs() {
+    let check = |file: Option<&str>, text: &str, flags: &[Flag], expected: LogFormat| {
+        let loaded = match file {
+            Some(file) => Config::load(Some(Path::new(file)), flags),
+            None => Config::from_text(None, text, flags),
+        };
+        assert_eq!(loaded.unwrap_err().log_format, expected, "{file:?} {text:?} {flags:?}");
+    };
+    let json = || flag("log-format", "json");
+    check(None, "shard = 1", &[], LogFormat::Text);
+    check(None, "shard = 1\nlog-format = \"json\"", &[], LogFormat::Json);
+    check(None, "shard = 1\nlog-format = \"json\"", &[flag("log-format", "text")], LogFormat::Text);
+    check(None, "shards = ", &[json()], LogFormat::Json);
+    check(None, "", &[flag("shards", "many"), json()], LogFormat::Json);
+    check(Some("/nonexistent/tidegate.toml"), "", &[json()], LogFormat::Json);
+}
+
+#[test]
 fn the_documented_default_is_the_default() {
     let text = Config::documented_default();
     // With every comment sign before a key removed it must load, and change nothing but what has no default.

@@ -63,7 +63,7 @@ fn check(file: &std::path::Path, json: Json, out: &mut dyn Write) -> anyhow::Res
             .as_ref()
             .err()
             .into_iter()
-            .flat_map(|errors| &errors.0)
+            .flat_map(|errors| &errors.errors)
             .map(|error| Mistake { place: error.place.to_string(), problem: error.problem.to_string() })
             .collect();
         output::json(out, &mistakes)?;
@@ -72,7 +72,7 @@ fn check(file: &std::path::Path, json: Json, out: &mut dyn Write) -> anyhow::Res
         Ok(_) if json.json => Ok(()),
         Ok(_) => Ok(writeln!(out, "{}: no mistakes", file.display())?),
         Err(errors) => {
-            let count = output::count(errors.0.len() as u64, "mistake");
+            let count = output::count(errors.errors.len() as u64, "mistake");
             anyhow::bail!("{count} in {}:\n{errors}", file.display())
         }
     }

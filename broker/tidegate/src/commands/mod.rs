@@ -95,6 +95,13 @@ impl Cli {
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
+/// What went wrong has been said; only the exit code is left.
+#[derive(Debug, thiserror::Error)]
+#[error("it has been said")]
+pub(crate) struct Said {
+    pub(crate) is_usage: bool,
+}
+
 /// Which cluster.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Bootstrap {

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use tidegate_server::{
-    config::{Config, ConfigError, ConfigErrors, Flag, Place},
-    serve,
+    config::{Config, ConfigError, ConfigErrors, Flag, LogFormat, Place},
+    logging, serve,
 };
 
-use super::Usage;
+use super::{Said, Usage};
+use crate::output;
 
 /// Start a broker
 #[derive(Debug, Args)]
@@ -74,15 +75,29 @@ impl ServeArgs {
         .into_iter()
         .filter_map(|(name, value)| Some(Flag { name, value: value? }))
         .collect();
-        let config = Config::load(self.config.as_deref(), &flags).map_err(not_started)?;
-        Ok(serve::serve(&config)?)
+        match Config::load(self.config.as_deref(), &flags) {
+            Ok(config) => serve::serve(&config).map_err(|error| said(error.into(), config.log_format)),
+            Err(errors) => {
+                let log_format = errors.log_format;
+                Err(said(not_started(errors), log_format))
+            }
+        }
     }
 }
 
 /// Mistakes in flags are wrong usage. Those in a file are not: the command was asked for rightly.
 fn not_started(errors: ConfigErrors) -> anyhow::Error {
     let of_flags = |error: &ConfigError| matches!(error.place, Place::Flag(_) | Place::Together { file: None });
-    let is_usage = errors.0.iter().any(of_flags);
+    let is_usage = errors.errors.iter().any(of_flags);
     let message = format!("the broker was not started: {errors}");
     if is_usage { Usage(message).into() } else { anyhow::anyhow!(message) }
+}
+
+/// An error that is said in JSON, if that is how logs are written.
+fn said(error: anyhow::Error, log_format: LogFormat) -> anyhow::Error {
+    if log_format == LogFormat::Text {
+        return error;
+    }
+    logging::write_fatal(&output::whole(&error));
+    Said { is_usage: error.is::<Usage>() }.into()
 }

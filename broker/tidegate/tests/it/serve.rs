@@ -112,6 +112,42 @@ fn a_bad_flag_is_wrong_usage_and_says_what_may_stand_there() {
     check(&["--config", "/nonexistent/tidegate.toml"], 1, &["/nonexistent/tidegate.toml", "cannot be read"]);
 }
 
+/// It was text in the middle of a log of JSON, which no collector of logs took.
+#[test]
+fn why_it_does_not_start_is_a_line_of_json_where_logs_are() {
+    let running = Broker::start();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("tidegate.toml");
+    let path = file.to_str().expect("UTF-8");
+    // The reason comes through whatever else is not to be logged.
+    std::fs::write(&file, "log-format = \"json\"\nlog-filter = \"off\"\nshard = 1\n").expect("written");
+    let held = running.data_dir();
+    let held = held.to_str().expect("UTF-8");
+    let check = |arguments: &[&str], code: i32, words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let output = command.arg("serve").args(arguments).output().expect("the binary runs");
+        let log = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(code), "{log}");
+        let lines: Vec<serde_json::Value> =
+            log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect();
+        let last = lines.last().expect("it says why");
+        assert_eq!(last["level"], "ERROR", "{last}");
+        assert!(last["timestamp"].is_string() && last["target"].is_string(), "{last}");
+        let message = last["message"].as_str().expect("a message");
+        for word in words {
+            assert!(message.contains(word), "{word:?} in {message}");
+        }
+    };
+    let json = ["--log-format", "json", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"];
+    check(&[&json[..], &[held]].concat(), 1, &[&running.pid().to_string()]);
+    check(&["--log-format", "json", "--shards", "many"], 2, &["--shards"]);
+    check(&["--config", path], 1, &["tidegate.toml:3", "shard"]);
+    check(&["--config", "/nonexistent/tidegate.toml", "--log-format", "json"], 1, &["cannot be read"]);
+    let other = directory.path().join("other");
+    let other = other.to_str().expect("UTF-8");
+    check(&["--log-format", "json", "--listen", &running.kafka, "--data-dir", other], 1, &[&running.kafka]);
+}
+
 #[test]
 fn health_and_metrics_are_served() {
     let broker = Broker::start();
