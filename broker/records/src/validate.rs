@@ -121,7 +121,7 @@ pub enum ValidateError {
         "the batch has producer id {producer_id}, epoch {producer_epoch} and base sequence {base_sequence}, which do not go together"
     )]
     Producer { producer_id: i64, producer_epoch: i16, base_sequence: i32 },
-    /// `CORRUPT_MESSAGE`.
+    /// `INVALID_RECORD`: the checksum holds, so it was sent so.
     #[error(transparent)]
     Record(#[from] RecordError),
     /// `INVALID_RECORD`.

@@ -956,7 +956,6 @@ impl From<ValidateError> for PartitionError {
             ValidateError::Header(HeaderError::Magic { magic: 0 | 1 }) => Kafka::InvalidRecord,
             ValidateError::Header(_)
             | ValidateError::Checksum { .. }
-            | ValidateError::Record(_)
             | ValidateError::Compression(CompressionError::Damaged { .. }) => Kafka::CorruptMessage,
             ValidateError::TooLarge { .. } | ValidateError::Compression(CompressionError::TooLarge { .. }) => {
                 Kafka::MessageTooLarge
@@ -969,6 +968,7 @@ impl From<ValidateError> for PartitionError {
             | ValidateError::Control
             | ValidateError::Producer { .. }
             | ValidateError::Trailing { .. }
+            | ValidateError::Record(_)
             | ValidateError::Records { .. } => Kafka::InvalidRecord,
         };
         let message = error.to_string();

@@ -56,6 +56,14 @@ pub(crate) fn mended(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
+/// A batch whose last record lacks `bytes`, by the length that it says itself.
+fn cut_records(batch: &[u8], bytes: usize) -> Vec<u8> {
+    let mut cut = batch[..batch.len() - bytes].to_vec();
+    let length = (cut.len() - batch::LENGTH_PREFIX_BYTES) as i32;
+    cut[8..12].copy_from_slice(&length.to_be_bytes());
+    cut
+}
+
 pub(crate) fn produce(raw: &mut Raw, topic: &str, batch: impl Into<Bytes>) -> (i16, String) {
     let answer = produced(raw, topic, batch);
     let partition = &answer.responses[0].partition_responses[0];
@@ -190,6 +198,7 @@ fn bad_batches_are_refused_with_their_code() {
         ("count too large", mended(with(57, &9_i32.to_be_bytes())), 87),
         ("last offset delta too large", mended(with(23, &9_i32.to_be_bytes())), 87),
         ("unknown codec", mended(with(21, &7_i16.to_be_bytes())), 76),
+        ("records cut off", mended(cut_records(&good, 2)), 87),
         ("control batch", mended(with(21, &0x20_i16.to_be_bytes())), 87),
         ("two batches", [good.clone(), good.clone()].concat(), 87),
         ("cut off", good[..good.len() - 2].to_vec(), 2),

@@ -8,9 +8,15 @@ use kafka_protocol::messages::{
     metadata_request::MetadataRequestTopic,
     produce_request::{PartitionProduceData, TopicProduceData},
 };
-use tidegate_records::{batch::Compression, build::BatchBuilder};
+use tidegate_records::{
+    batch::{BatchHeader, Compression, HEADER_BYTES},
+    build::{BatchBuilder, assemble},
+};
 
 use super::rig::{Rig, text, topic_name};
+
+const CODECS: [Compression; 5] =
+    [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
 
 /// A request of 140 KB that named one topic 20,000 times was answered with 520 MB, by a shard that did nothing else for five seconds.
 #[test]
@@ -85,4 +91,42 @@ fn batches_that_no_producer_makes_get_the_codes_of_apache_kafka() {
         old[16] = magic.cast_unsigned();
         assert_eq!(produced(&mut rig, 9, &[old.freeze()])[0].0, code, "magic {magic}");
     }
+}
+
+/// The checksum holds, so it was sent so, and sending it again does not help: code 2 has producers try until their timeout.
+#[test]
+fn records_that_are_not_what_their_batch_says_are_invalid_and_not_corrupt() {
+    let mut rig = Rig::new(1);
+    rig.create("t", 1, &[]);
+    let records = {
+        let mut builder = BatchBuilder::new(Compression::None);
+        (0..3).for_each(|_| builder.push(rig.now.wall, Some(b"key"), Some(b"value"), []));
+        builder.build()
+    };
+    let (good, header) = records;
+    let body = &good[HEADER_BYTES..];
+    let record = body.len() / 3;
+    let mut sent = |body: &[u8], what: &str| {
+        for codec in CODECS {
+            let attributes = header.attributes.with_compression(codec);
+            let (batch, _) = assemble(BatchHeader { attributes, ..header }, body);
+            let answers = produced(&mut rig, 9, &[batch]);
+            assert_eq!(answers[0].0, if what.is_empty() { 0 } else { 87 }, "{what}, {codec:?}: {}", answers[0].1);
+        }
+    };
+    sent(body, "");
+    sent(&body[..body.len() - 1], "the last byte is missing");
+    sent(&body[..2 * record], "the last record is missing");
+    sent(&[], "there is none");
+    sent(&[body, &[0]].concat(), "a byte follows");
+    sent(&[body, &body[..record]].concat(), "a record follows");
+    let with = |at: usize, byte: u8| {
+        let mut changed = body.to_vec();
+        changed[2 * record + at] = byte;
+        changed
+    };
+    sent(&with(0, 1), "a negative length");
+    sent(&with(0, body[0] + 2), "a length that is too large");
+    sent(&with(0, body[0] - 2), "a length that is too small");
+    sent(&with(record - 1, 2), "a header is missing");
 }
