@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use flate2::bufread::{GzDecoder, MultiGzDecoder};
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 use zstd::zstd_safe::{self, CCtx, DCtx, InBuffer, OutBuffer, ResetDirective};
 
@@ -21,6 +22,8 @@ const XERIAL_MAGIC: &[u8; 8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER_BYTES: usize = 16;
 /// Uncompressed bytes of a block that we write, as the Java client does.
 const XERIAL_BLOCK_BYTES: usize = 32 * 1024;
+/// What a member of gzip begins with.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// The first step of a growing output, and the room that the first read of a codec is given at least.
 const FIRST_CAPACITY: usize = 16 * 1024;
 /// Records rarely shrink to less than this part: a guess that spares most batches the growing.
@@ -53,10 +56,24 @@ fn damaged(codec: Compression, error: impl std::fmt::Display) -> CompressionErro
 /// # Errors
 /// [`CompressionError`]: over the limit, or not what the codec writes.
 pub fn decompress(codec: Compression, bytes: &Bytes, limit: usize) -> Result<Bytes, CompressionError> {
+    decompress_stream(codec, bytes, limit).map(|(decompressed, _)| decompressed)
+}
+
+/// As [`decompress`], and how many of the bytes were read. Java's readers of gzip and LZ4 end with the stream and never see what follows it,
+/// so Apache Kafka accepts it; other readers take it for damage.
+///
+/// # Errors
+/// As [`decompress`].
+pub fn decompress_stream(
+    codec: Compression,
+    bytes: &Bytes,
+    limit: usize,
+) -> Result<(Bytes, usize), CompressionError> {
+    let whole = |decompressed| (decompressed, bytes.len());
     match codec {
         Compression::None if bytes.len() > limit => Err(CompressionError::TooLarge { limit }),
-        Compression::None => Ok(bytes.clone()),
-        Compression::Gzip => read_all(codec, bytes, flate2::bufread::MultiGzDecoder::new(bytes.as_ref()), limit),
+        Compression::None => Ok(whole(bytes.clone())),
+        Compression::Gzip => ungzip(bytes, limit),
         Compression::Lz4 => unframe_lz4(bytes, limit),
         Compression::Zstd => ZSTD_DECODER.with_borrow_mut(|context| {
             let out = unzstd(context, bytes, limit);
@@ -66,9 +83,9 @@ pub fn decompress(codec: Compression, bytes: &Bytes, limit: usize) -> Result<Byt
             if context.sizeof() > ZSTD_CONTEXT_BYTES_MAX {
                 *context = DCtx::create();
             }
-            out
+            out.map(whole)
         }),
-        Compression::Snappy => unsnap(bytes, limit),
+        Compression::Snappy => unsnap(bytes, limit).map(whole),
     }
 }
 
@@ -77,11 +94,23 @@ fn guessed_bytes(packed: &[u8], limit: usize) -> usize {
     packed.len().saturating_mul(GUESSED_RATIO).max(FIRST_CAPACITY).min(limit)
 }
 
-fn read_all(codec: Compression, packed: &[u8], mut reader: impl Read, limit: usize) -> Result<Bytes, CompressionError> {
+fn ungzip(packed: &[u8], limit: usize) -> Result<(Bytes, usize), CompressionError> {
+    let error = match read_all(packed, &mut MultiGzDecoder::new(packed), limit) {
+        Ok(out) => return Ok((out, packed.len())),
+        Err(error) => error,
+    };
+    // A single member, as all producers write, and what no other begins with. Not one after another: each costs a decoder.
+    let mut member = GzDecoder::new(packed);
+    let out = read_all(packed, &mut member, limit)?;
+    let tail = member.into_inner();
+    if tail.starts_with(&GZIP_MAGIC) { Err(error) } else { Ok((out, packed.len() - tail.len())) }
+}
+
+fn read_all(packed: &[u8], reader: &mut impl Read, limit: usize) -> Result<Bytes, CompressionError> {
     let mut out = Vec::with_capacity(guessed_bytes(packed, limit));
     // One byte over the limit tells that there is more.
-    let mut bounded = (&mut reader).take((limit as u64).saturating_add(1));
-    bounded.read_to_end(&mut out).map_err(|error| damaged(codec, error))?;
+    let mut bounded = reader.take((limit as u64).saturating_add(1));
+    bounded.read_to_end(&mut out).map_err(|error| damaged(Compression::Gzip, error))?;
     if out.len() > limit {
         return Err(CompressionError::TooLarge { limit });
     }
@@ -120,13 +149,13 @@ fn unzstd(context: &mut DCtx<'_>, bytes: &[u8], limit: usize) -> Result<Bytes, C
 }
 
 /// Takes the blocks of a frame out of the decoder's own buffer, one copy less than reading them.
-fn unframe_lz4(bytes: &[u8], limit: usize) -> Result<Bytes, CompressionError> {
+fn unframe_lz4(bytes: &[u8], limit: usize) -> Result<(Bytes, usize), CompressionError> {
     let mut decoder = FrameDecoder::new(bytes);
     let mut out = Vec::new();
     loop {
         let block = decoder.fill_buf().map_err(|error| damaged(Compression::Lz4, error))?;
         if block.is_empty() {
-            return Ok(out.into());
+            return Ok((out.into(), bytes.len() - decoder.get_ref().len()));
         }
         if block.len() > limit - out.len() {
             return Err(CompressionError::TooLarge { limit });
@@ -327,6 +356,27 @@ mod tests {
             compress_into(&mut packed, codec, b"two", None).unwrap();
             assert_eq!(decompress(codec, &packed.into(), 10).unwrap(), b"onetwo".as_slice());
         }
+    }
+
+    /// As in Apache Kafka 4.3: gzip and LZ4 end where their stream ends, with the others every byte counts.
+    #[test]
+    fn what_follows_a_stream_is_not_read() {
+        for codec in CODECS {
+            let packed = compress(codec, b"some text that repeats, some text that repeats", None).unwrap();
+            for tail in [b"\0".as_slice(), b"\xff", b"123456789", &[0; 600]] {
+                let with_tail = Bytes::from([&packed[..], tail].concat());
+                match (codec, decompress_stream(codec, &with_tail, 1000)) {
+                    (Compression::None, _) => {}
+                    (Compression::Gzip | Compression::Lz4, Ok((_, read))) => assert_eq!(read, packed.len(), "{tail:?}"),
+                    (Compression::Gzip | Compression::Lz4, Err(error)) => panic!("{codec:?} {tail:?}: {error}"),
+                    (_, result) => assert!(result.is_err(), "{codec:?} {tail:?}"),
+                }
+            }
+            assert_eq!(decompress_stream(codec, &packed.clone().into(), 1000).unwrap().1, packed.len(), "{codec:?}");
+        }
+        let member = compress(Compression::Gzip, b"text", None).unwrap();
+        let cut = Bytes::from([&member[..], &member[..member.len() / 2]].concat());
+        assert!(decompress(Compression::Gzip, &cut, 1000).is_err(), "what begins as a member must be one");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Whether a batch may be appended: structure, checksum, counts, sizes, timestamps.
 //!
 //! The rules are those of Apache Kafka's `LogValidator` for message format v2. A batch keeps the bytes in which it came; only
-//! `LogAppendTime`, a `compression.type` of the topic's own, and a header whose largest timestamp is not that of its records change
-//! them. Compressed batches are decompressed to be checked, within a limit. [`Validated`] can only come from here.
+//! `LogAppendTime`, a `compression.type` of the topic's own, a header whose largest timestamp is not that of its records, and bytes behind a
+//! compressed stream change them. Compressed batches are decompressed to be checked, within a limit. [`Validated`] can only come from here.
 //!
 //! Stricter than Apache Kafka in one point: offset deltas must count from 0 in uncompressed batches too. Left to others: what a produce
 //! request may hold by its version, sequences and epochs of producers, the offsets.
@@ -146,7 +146,10 @@ const RECORD_ERRORS_MAX: usize = 100;
 /// [`ValidateError`].
 pub fn validate(bytes: Bytes, rules: &Rules) -> Result<Validated, ValidateError> {
     let (header, codec) = check_header(&bytes, rules)?;
-    let records = compress::decompress(codec, &bytes.slice(HEADER_BYTES..), rules.max_decompressed_bytes)?;
+    let (records, read) =
+        compress::decompress_stream(codec, &bytes.slice(HEADER_BYTES..), rules.max_decompressed_bytes)?;
+    // What follows the stream is let go: consumers other than Java's stop at it.
+    let end = HEADER_BYTES + read;
     let newest = check_records(&header, &records, rules)?;
 
     let wanted = rules.compression.unwrap_or(codec);
@@ -154,10 +157,10 @@ pub fn validate(bytes: Bytes, rules: &Rules) -> Result<Validated, ValidateError>
     let (max_timestamp, offset_delta_of_max_timestamp) =
         if rules.log_append_time { (rules.now, 0) } else { (newest.timestamp, newest.offset_delta) };
     let stored = BatchHeader { attributes, max_timestamp, ..header };
-    let (bytes, header) = if stored == header {
+    let (bytes, header) = if stored == header && end == bytes.len() {
         (bytes, header)
     } else if wanted == codec {
-        build::finish(stored, bytes.to_vec())
+        build::finish(stored, bytes[..end].to_vec())
     } else {
         recompressed(stored, &records, wanted, rules)?
     };

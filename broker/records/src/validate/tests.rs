@@ -193,6 +193,20 @@ fn a_wrong_max_timestamp_is_mended() {
     assert_eq!(validate(validated.bytes().clone(), &rules()).unwrap().bytes(), validated.bytes());
 }
 
+/// Apache Kafka accepts such a batch and keeps it as it is; then librdkafka and Go's gzip stop at it for ever.
+#[test]
+fn what_follows_a_compressed_stream_is_cut_off() {
+    for codec in [Compression::Gzip, Compression::Lz4] {
+        let good = batch(codec, 3);
+        let mut bytes = [&good[..], b"tail"].concat();
+        let length = (bytes.len() - batch::LENGTH_PREFIX_BYTES) as i32;
+        bytes[8..12].copy_from_slice(&length.to_be_bytes());
+        let validated = validate(patched(bytes, 0, &[]), &rules()).unwrap();
+        assert_eq!(validated.bytes(), &good, "{codec:?}");
+        assert_eq!(BatchHeader::parse(validated.bytes()).unwrap(), *validated.header());
+    }
+}
+
 #[test]
 fn the_first_record_with_the_largest_timestamp_is_known() {
     let mut builder = BatchBuilder::new(Compression::Lz4);
