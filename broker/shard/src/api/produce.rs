@@ -3,12 +3,16 @@
 //! `begin` checks every batch on the shard that received it, lets plugins route those of routed topics, and sends each owner its
 //! parts in one message; `finish` answers when every part's commit rule holds. The partitions of a request succeed or fail one by one.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ProduceRequest, ProduceResponse,
+        ProduceRequest, ProduceResponse, TopicName,
+        produce_request::TopicProduceData,
         produce_response::{BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse},
     },
     protocol::StrBytes,
@@ -91,7 +95,45 @@ pub(super) fn waits(shard: &mut Shard, now: Instant, body: &ProduceRequest) -> D
     topics.into_iter().map(|topic| shard.plugins_owe(now, topic)).max().unwrap_or_default()
 }
 
-pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, body: ProduceRequest, effects: &mut Effects) {
+/// Each partition once, with what was sent for it last, as in Apache Kafka; clients take one answer for each.
+fn each_once(topics: Vec<TopicProduceData>) -> Vec<TopicProduceData> {
+    if let [topic] = topics.as_slice()
+        && topic.partition_data.len() == 1
+    {
+        return topics;
+    }
+    // Nothing is repeated, unless somebody tries what happens then.
+    let mut seen = BTreeSet::new();
+    let mut named = topics.iter().flat_map(|topic| {
+        let name = topic.name.0.as_str();
+        topic.partition_data.iter().map(move |data| (name, data.index))
+    });
+    if named.all(|partition| seen.insert(partition)) {
+        return topics;
+    }
+    let mut merged: Vec<TopicProduceData> = Vec::new();
+    let mut places: BTreeMap<TopicName, (usize, BTreeMap<i32, usize>)> = BTreeMap::new();
+    for TopicProduceData { name, partition_data, .. } in topics {
+        let (topic, partitions) = places.entry(name.clone()).or_insert_with(|| {
+            merged.push(TopicProduceData::default().with_name(name));
+            (merged.len() - 1, BTreeMap::new())
+        });
+        let kept = &mut merged[*topic].partition_data;
+        for data in partition_data {
+            match partitions.get(&data.index) {
+                Some(at) => kept[*at] = data,
+                None => {
+                    partitions.insert(data.index, kept.len());
+                    kept.push(data);
+                }
+            }
+        }
+    }
+    merged
+}
+
+pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, mut body: ProduceRequest, effects: &mut Effects) {
+    body.topic_data = each_once(body.topic_data);
     let acks = body.acks;
     let topics = Vec::with_capacity(body.topic_data.len());
     let mut work = Work { topics, places: Vec::new(), awaiting: 0, acks, throttle: Duration::ZERO };
