@@ -615,7 +615,8 @@ impl TopicKey {
                 let replica = |part: &str| {
                     part.trim().split_once(':').is_some_and(|(partition, broker)| number(partition) && number(broker))
                 };
-                if matches!(trimmed, "" | "*") || trimmed.split(',').all(replica) {
+                // Appending an empty value leaves a comma, which Apache Kafka takes.
+                if matches!(trimmed, "" | "*") || trimmed.trim_end_matches(',').split(',').all(replica) {
                     return Ok(());
                 }
                 invalid(

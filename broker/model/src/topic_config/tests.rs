@@ -190,10 +190,10 @@ fn values_are_resolved_over_the_brokers_defaults() {
 
 #[test]
 fn replicas_to_throttle_are_pairs_or_a_star() {
-    for good in ["", "*", "0:1", "0:1,12:3", " 0:1 , 2:3 "] {
+    for good in ["", "*", "0:1", "0:1,12:3", " 0:1 , 2:3 ", "0:1,"] {
         assert!(resolve(&[("leader.replication.throttled.replicas", good)]).is_ok(), "{good}");
     }
-    for bad in ["x", "0", "0:", ":1", "0:1,", "0:1:2", "-1:1"] {
+    for bad in ["x", "0", "0:", ":1", "0:1,,1:1", "0:1:2", "-1:1"] {
         assert!(resolve(&[("follower.replication.throttled.replicas", bad)]).is_err(), "{bad}");
     }
 }

@@ -194,14 +194,13 @@ impl Operation {
                     let message = format!("Can't {verb} to key {name} because its type is not LIST.");
                     return Err((code(ResponseError::InvalidConfig), message));
                 };
-                let parts = |text: &str| -> Vec<String> {
-                    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
-                };
-                let mut list = parts(&source_and_value(key, configs, defaults).1);
-                for part in parts(value()?) {
+                let current = source_and_value(key, configs, defaults).1;
+                let mut list: Vec<&str> = current.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+                for part in java_split(value()?) {
                     if kind == 3 {
                         list.retain(|present| *present != part);
                     } else if !list.contains(&part) {
+                        // An empty one, too: whether the list may have it is said where it is checked.
                         list.push(part);
                     }
                 }
@@ -211,6 +210,15 @@ impl Operation {
         }
         Ok(())
     }
+}
+
+/// Java's `split(",")`: empty parts at the end are left out, but an empty text is one empty part.
+fn java_split(text: &str) -> Vec<&str> {
+    let mut parts: Vec<&str> = text.split(',').collect();
+    while !text.is_empty() && parts.last() == Some(&"") {
+        parts.pop();
+    }
+    parts.into_iter().map(str::trim).collect()
 }
 
 fn propose_all(

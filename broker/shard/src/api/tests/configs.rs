@@ -225,6 +225,47 @@ fn a_refused_change_changes_nothing() {
     );
 }
 
+/// What Apache Kafka 4.3 makes of odd values for APPEND and SUBTRACT. An empty one was appended to any list and answered with 0.
+#[test]
+fn lists_are_appended_to_as_in_apache_kafka() {
+    let mut rig = Rig::new(1);
+    rig.create("t", 1, &[]);
+    let empty = (ResponseError::InvalidConfig.code(), "Configuration 'cleanup.policy' values must not be empty.");
+    let done = (0, "");
+    let mut check = |kind: i8, value: &str, expected: (i16, &str), list: &str| {
+        let ops = [("cleanup.policy", kind, Some(value))];
+        let answers = alter(&mut rig, &incremental(vec![operations(TOPIC, "t", &ops)]));
+        assert_eq!(answers, [(expected.0, expected.1.to_owned())], "{kind} {value:?}");
+        let answer = describe(&mut rig, 4, TOPIC, "t", Some(&["cleanup.policy"]));
+        assert_eq!(answer.configs[0].value.as_deref(), Some(list), "{kind} {value:?}");
+    };
+    check(APPEND, "", empty, "delete");
+    check(APPEND, " ", empty, "delete");
+    check(APPEND, ",compact", empty, "delete");
+    check(APPEND, ",", done, "delete");
+    check(APPEND, "compact,", done, "delete,compact");
+    check(APPEND, " compact ", done, "delete,compact");
+    check(APPEND, "compact,compact", done, "delete,compact");
+    check(SUBTRACT, "", done, "delete,compact");
+    check(SUBTRACT, "compact", done, "delete");
+    check(SUBTRACT, "delete", done, "");
+    check(APPEND, "", done, "");
+    check(SUBTRACT, "delete", done, "");
+    check(APPEND, "delete", done, "delete");
+    check(SET, "delete,", empty, "delete");
+    let replicas = "leader.replication.throttled.replicas";
+    for value in ["0:1", "", "1:1,"] {
+        let ops = [(replicas, APPEND, Some(value))];
+        assert_eq!(
+            alter(&mut rig, &incremental(vec![operations(TOPIC, "t", &ops)])),
+            [(0, String::new())],
+            "{value:?}"
+        );
+    }
+    let ops = [(replicas, APPEND, Some("*"))];
+    assert_eq!(alter(&mut rig, &incremental(vec![operations(TOPIC, "t", &ops)]))[0].0, empty.0);
+}
+
 #[test]
 fn each_resource_is_answered_for_itself() {
     let mut rig = Rig::new(2);
