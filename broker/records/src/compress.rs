@@ -22,6 +22,8 @@ const XERIAL_MAGIC: &[u8; 8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER_BYTES: usize = 16;
 /// Uncompressed bytes of a block that we write, as the Java client does.
 const XERIAL_BLOCK_BYTES: usize = 32 * 1024;
+/// What a frame of LZ4 begins with.
+const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
 /// What a member of gzip begins with.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// The first step of a growing output, and the room that the first read of a codec is given at least.
@@ -64,11 +66,7 @@ pub fn decompress(codec: Compression, bytes: &Bytes, limit: usize) -> Result<Byt
 ///
 /// # Errors
 /// As [`decompress`].
-pub fn decompress_stream(
-    codec: Compression,
-    bytes: &Bytes,
-    limit: usize,
-) -> Result<(Bytes, usize), CompressionError> {
+pub fn decompress_stream(codec: Compression, bytes: &Bytes, limit: usize) -> Result<(Bytes, usize), CompressionError> {
     let whole = |decompressed| (decompressed, bytes.len());
     match codec {
         Compression::None if bytes.len() > limit => Err(CompressionError::TooLarge { limit }),
@@ -150,12 +148,15 @@ fn unzstd(context: &mut DCtx<'_>, bytes: &[u8], limit: usize) -> Result<Bytes, C
 
 /// Takes the blocks of a frame out of the decoder's own buffer, one copy less than reading them.
 fn unframe_lz4(bytes: &[u8], limit: usize) -> Result<(Bytes, usize), CompressionError> {
-    let mut decoder = FrameDecoder::new(bytes);
+    // The decoder takes the end of its input for the end of the frame; Java's does not, and could not read what was accepted.
+    let frame_bytes =
+        lz4_frame_bytes(bytes).ok_or_else(|| damaged(Compression::Lz4, "it is no frame, or ends too early"))?;
+    let mut decoder = FrameDecoder::new(&bytes[..frame_bytes]);
     let mut out = Vec::new();
     loop {
         let block = decoder.fill_buf().map_err(|error| damaged(Compression::Lz4, error))?;
         if block.is_empty() {
-            return Ok((out.into(), bytes.len() - decoder.get_ref().len()));
+            return Ok((out.into(), frame_bytes));
         }
         if block.len() > limit - out.len() {
             return Err(CompressionError::TooLarge { limit });
@@ -163,6 +164,26 @@ fn unframe_lz4(bytes: &[u8], limit: usize) -> Result<(Bytes, usize), Compression
         out.extend_from_slice(block);
         let taken = block.len();
         decoder.consume(taken);
+    }
+}
+
+/// Where a frame ends, by its own lengths. Source: <https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md>.
+fn lz4_frame_bytes(bytes: &[u8]) -> Option<usize> {
+    let flags = *bytes.strip_prefix(&LZ4_MAGIC)?.first()?;
+    let has = |flag: u8| usize::from(flags & flag != 0);
+    let (block_checksum, content_size, content_checksum, dictionary) =
+        (4 * has(0x10), 8 * has(0x08), 4 * has(0x04), 4 * has(0x01));
+    // Magic, both flags and their checksum.
+    let mut at = LZ4_MAGIC.len() + 3 + content_size + dictionary;
+    loop {
+        let size = u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
+        at += 4;
+        if size == 0 {
+            at += content_checksum;
+            return (at <= bytes.len()).then_some(at);
+        }
+        // The highest bit says that the block is not compressed.
+        at += (size & 0x7fff_ffff) as usize + block_checksum;
     }
 }
 
@@ -320,7 +341,7 @@ mod tests {
             let packed = Bytes::from(compress(*codec, &plain, None).unwrap());
             for cut in 0..packed.len() {
                 if let Ok(out) = decompress(*codec, &packed.slice(..cut), plain.len()) {
-                    assert!(out.len() < plain.len() || cut + 4 >= packed.len(), "{codec:?} cut at {cut}");
+                    assert!(out.len() < plain.len(), "{codec:?} cut at {cut}");
                 }
             }
         }
@@ -355,6 +376,30 @@ mod tests {
             let mut packed = compress(codec, b"one", None).unwrap();
             compress_into(&mut packed, codec, b"two", None).unwrap();
             assert_eq!(decompress(codec, &packed.into(), 10).unwrap(), b"onetwo".as_slice());
+        }
+    }
+
+    /// A frame that lacked its end mark was accepted, and no Java consumer came past it.
+    #[test]
+    fn an_lz4_frame_has_its_end() {
+        let plain = b"some text that repeats, some text that repeats, some text that repeats".repeat(3000);
+        for flags in 0..8_u8 {
+            let info = FrameInfo::new()
+                .block_size(BlockSize::Max64KB)
+                .block_mode(BlockMode::Independent)
+                .block_checksums(flags & 1 != 0)
+                .content_checksum(flags & 2 != 0)
+                .content_size((flags & 4 != 0).then_some(plain.len() as u64));
+            let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+            encoder.write_all(&plain).unwrap();
+            let frame = Bytes::from(encoder.finish().unwrap());
+            assert_eq!(
+                decompress_stream(Compression::Lz4, &frame, plain.len()).unwrap(),
+                (plain.clone().into(), frame.len())
+            );
+            for cut in 0..frame.len() {
+                assert!(decompress(Compression::Lz4, &frame.slice(..cut), plain.len()).is_err(), "{flags} {cut}");
+            }
         }
     }
 
