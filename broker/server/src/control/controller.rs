@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicU8, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use tidegate_model::{
@@ -30,6 +31,9 @@ use super::{
 };
 use crate::{metrics::ShardReport, objects::ObjectClient, readers::Readers};
 
+/// How long the admin endpoint may still send answers when the broker stops. Connections without a request are closed at once; one whose
+/// request never becomes whole would be waited for without an end.
+const ENDPOINT_STOP_MAX: Duration = Duration::from_secs(1);
 /// Proposals that are committed with one sync at most.
 const BATCH_MAX: usize = 256;
 
@@ -263,8 +267,15 @@ impl Control {
                         fatal(error.to_string());
                     }
                     let _ = stop.send(());
-                    let _ = endpoint.await;
+                    if tokio::time::timeout(ENDPOINT_STOP_MAX, endpoint).await.is_err() {
+                        tracing::debug!(
+                            "connections of the admin endpoint are given up: their requests are not whole yet"
+                        );
+                    }
                 });
+                // Dropping it would wait for what blocks: a component that is compiled, the name of an object store that is looked up. Nobody
+                // waits for what comes of it any more, and a crash may end it anywhere, too.
+                runtime.shutdown_background();
             })
             .map_err(|source| ControlError::Thread { source })?;
         Ok(Self { handle, image, deleted_topics, plugins: started_with, admin: admin_address, objects, thread })

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     process::Stdio,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -35,6 +37,34 @@ fn sigterm_ends_it_with_0_and_nothing_to_recover() {
     assert!(broker.stop().success());
     broker.restart();
     assert!(broker.stop().success());
+}
+
+/// An upload that was not whole, or half a line of a request, kept the process from ending for ever.
+#[test]
+fn sigterm_waits_for_nobody_who_holds_a_connection() {
+    let mut broker = Broker::start();
+    let mut raw = Raw::new(broker.connect());
+    create(&mut raw, "t", 2);
+    let idle = broker.connect();
+    let admin = |request: &str, answer: &str| {
+        let mut stream = TcpStream::connect(&broker.admin).expect("the admin endpoint accepts connections");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut received = vec![0; answer.len()];
+        stream.read_exact(&mut received).expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&received), answer);
+        stream
+    };
+    let connected = admin("", "");
+    let kept_alive = admin("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/1.1 200 OK");
+    let half_a_line = admin("GET /healthz HTTP/1.1\r\nho", "");
+    // That it is asked to go on says that the broker waits for the rest.
+    let upload = |length| {
+        format!("PUT /v1/plugins/x HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n")
+    };
+    let half_an_upload = admin(&upload(1000), "HTTP/1.1 100 Continue");
+    let too_large = admin(&upload(usize::MAX / 2).replace("expect: 100-continue\r\n", ""), "");
+    assert!(broker.stop().success());
+    drop((raw, idle, connected, kept_alive, half_a_line, half_an_upload, too_large));
 }
 
 #[test]
