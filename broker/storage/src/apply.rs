@@ -24,6 +24,7 @@ use crate::{
         checkpoint::{Checkpoint, Synced, checkpoint_path},
         files::{JournalFile, Unfinished, file_path, unfinished_path},
     },
+    parallel,
     partition::{ActiveIndex, Partition, TailBatch},
     segment::{
         format::{self, ExtentPlace, FileHeader},
@@ -146,16 +147,16 @@ impl<D: Disk> Store<D> {
             return Err(error);
         }
         let all: Vec<TopicPartition> = self.inner.state.borrow().partitions.keys().copied().collect();
-        let mut offline = false;
-        for topic_partition in all {
-            let Some(gate) = self.gate(topic_partition) else { continue };
+        // Each costs several syncs: one after another, hundreds of partitions with a record or two would take many seconds.
+        parallel::for_each(all, async |topic_partition| {
+            let Some(gate) = self.gate(topic_partition) else { return Ok(()) };
             let pass = gate.enter().await;
             self.apply_all(topic_partition, &pass).await?;
             self.sync_partition(topic_partition, &pass).await?;
-            self.save_index(topic_partition, 1).await?;
-            let state = self.inner.state.borrow();
-            offline |= state.partitions.get(&topic_partition).is_some_and(|partition| partition.damage.is_some());
-        }
+            self.save_index(topic_partition, 1).await
+        })
+        .await?;
+        let offline = self.inner.state.borrow().partitions.values().any(|partition| partition.damage.is_some());
         let (shard, session) = (self.inner.options.shard.0, self.inner.session);
         crate::recovery::write_session(&self.inner.disk, shard, session, session).await?;
         if offline {

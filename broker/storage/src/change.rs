@@ -3,7 +3,7 @@
 //! Every one takes effect when the manifest is replaced; files go only after it, and files that no manifest names are removed when
 //! the store opens.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{cell::RefCell, collections::BTreeSet, convert::Infallible, path::Path};
 
 use bytes::Bytes;
 use tidegate_records::{
@@ -18,6 +18,7 @@ use crate::{
     error::{ChangeError, Damage, Fatal, ReadError},
     gate::{PartitionPass, Pass},
     journal::format::Entry,
+    parallel,
     partition::ActiveIndex,
     recovery::{encode_snapshot, read_small},
     segment::manifest::{self, Manifest, Segment, SegmentState},
@@ -190,6 +191,22 @@ impl<D: Disk> Store<D> {
             disk.remove(&manifest::snapshot_path(topic_partition, offset)).await?;
         }
         Ok(())
+    }
+
+    /// Stores several side by side, which nobody should who is not in a hurry: rounds wait for the disk meanwhile. Those that fail are named.
+    pub async fn save_snapshots(
+        &self,
+        snapshots: Vec<(TopicPartition, Offset, Bytes)>,
+    ) -> Vec<(TopicPartition, ChangeError)> {
+        let failed = RefCell::new(Vec::new());
+        let Ok(()) = parallel::for_each(snapshots, async |(topic_partition, offset, content)| {
+            if let Err(error) = self.save_snapshot(topic_partition, offset, &content).await {
+                failed.borrow_mut().push((topic_partition, error));
+            }
+            Ok::<(), Infallible>(())
+        })
+        .await;
+        failed.into_inner()
     }
 
     /// Deletes a partition with all its files. What waits for a round is dropped. If the object store may have objects of it, a file

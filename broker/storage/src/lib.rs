@@ -20,6 +20,7 @@ mod lookup;
 mod migrate;
 pub mod objects;
 mod offload;
+mod parallel;
 mod partition;
 mod read;
 pub mod read_only;

@@ -760,7 +760,7 @@ impl Core {
             connection.close();
         }
         let snapshots = self.shard.borrow_mut().producer_snapshots(SnapshotDue { batches: 1, bytes: 1 << 20 });
-        self.log.save_snapshots(snapshots).await;
+        self.log.save_last_snapshots(snapshots).await;
         if let Err(error) = self.log.close().await {
             tracing::error!(
                 shard = self.identity.shard.0,

@@ -12,8 +12,8 @@ use tidegate_records::{
 };
 use tidegate_shard::{AppendBatch, Lookup, LookupAnswer, ReadOutcome, RecoveredPartition, ShardIdentity, ownership};
 use tidegate_storage::{
-    Append, AppendError, Found, OpenError, PartitionSpec, ReadError, ReadRequest, RoundReport, SegmentConfig,
-    SegmentSummary, Store, StoreOptions, Wanted,
+    Append, AppendError, ChangeError, Found, OpenError, PartitionSpec, ReadError, ReadRequest, RoundReport,
+    SegmentConfig, SegmentSummary, Store, StoreOptions, Wanted,
     disk::{DiskErrorKind, Flush},
 };
 
@@ -284,9 +284,15 @@ impl Log {
     pub(crate) async fn save_snapshots(&self, snapshots: Vec<(TopicPartition, Offset, Bytes)>) {
         for (partition, offset, bytes) in snapshots {
             if let Err(error) = self.store.save_snapshot(partition, offset, &bytes).await {
-                // Recovery then reads more of the log; nothing is lost.
-                tracing::warn!(%partition, %error, "a snapshot of the producers could not be saved");
+                say_unsaved(partition, &error);
             }
+        }
+    }
+
+    /// As [`Log::save_snapshots`], when nothing is appended any more.
+    pub(crate) async fn save_last_snapshots(&self, snapshots: Vec<(TopicPartition, Offset, Bytes)>) {
+        for (partition, error) in self.store.save_snapshots(snapshots).await {
+            say_unsaved(partition, &error);
         }
     }
 
@@ -314,6 +320,11 @@ pub(crate) fn partition_specs(image: &MetadataImage, wanted: impl Fn(TopicPartit
         }
     }
     specs
+}
+
+/// Recovery then reads more of the log; nothing is lost.
+fn say_unsaved(partition: TopicPartition, error: &ChangeError) {
+    tracing::warn!(%partition, %error, "a snapshot of the producers could not be saved");
 }
 
 fn read_outcome(error: &ReadError) -> ReadOutcome {
