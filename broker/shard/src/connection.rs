@@ -131,6 +131,7 @@ impl Connections {
         let SlotState::Waiting { bytes } = *state else { panic!("a request is answered once") };
         connection.waiting_bytes -= bytes;
         *state = frame.map_or(SlotState::Silent, SlotState::Answered);
+        let first = connection.first;
         let mut chunks = Vec::new();
         while let Some(front) = connection.slots.front() {
             if matches!(front, SlotState::Waiting { .. }) {
@@ -141,7 +142,7 @@ impl Connections {
             }
             connection.first += 1;
         }
-        if !chunks.is_empty() {
+        if connection.first > first {
             effects.push(Effect::Send { connection: id, chunks });
         }
     }
@@ -177,6 +178,18 @@ mod tests {
             assert!(!connections.served_by(ConnectionId(1), other));
             assert!(!connections.served_by(ConnectionId(1), Some(ShardId(2))));
         }
+    }
+
+    /// Who waits for what is under way is told with what is sent; nothing was sent for these.
+    #[test]
+    fn a_request_without_an_answer_is_done_all_the_same() {
+        let (mut connections, mut effects) = (connections(), Effects::default());
+        let slots = [(); 2].map(|()| connections.take_slot(ConnectionId(1), 10).expect("it is open"));
+        connections.answer(ConnectionId(1), slots[1], None, &mut effects);
+        assert!(effects.list.is_empty(), "the one before it is under way");
+        connections.answer(ConnectionId(1), slots[0], None, &mut effects);
+        assert!(matches!(&effects.list[..], [Effect::Send { chunks, .. }] if chunks.is_empty()));
+        assert_eq!(connections.backlog(ConnectionId(1)), (0, 0));
     }
 
     #[test]

@@ -222,7 +222,8 @@ pub struct AppendBatch {
 
 /// Something to do. The shell does them in order; none fails silently.
 pub enum Effect {
-    /// Write these bytes to the connection, in this order after what was sent before.
+    /// Write these bytes to the connection, in this order after what was sent before. Requests are done with it: no bytes at all where those have
+    /// no answer, and who waits for them goes on.
     Send { connection: ConnectionId, chunks: Vec<Bytes> },
     /// Close the connection after what was sent. `reason` is for the log.
     Close { connection: ConnectionId, reason: String },

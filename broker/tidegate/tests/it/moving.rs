@@ -15,7 +15,7 @@ use kafka_protocol::{
 };
 use tidegate_records::{batch::Compression, build::BatchBuilder, time::Timestamp};
 
-use crate::{broker::Broker, raw::Raw};
+use crate::{broker::Broker, raw::Raw, traps::create};
 
 /// Requests of each connection; it moves after 64 in a row.
 const REQUESTS: i64 = 200;
@@ -122,4 +122,23 @@ fn a_connection_that_sends_large_requests_without_waiting_moves_too() {
         sending.join().expect("all is sent");
     }
     assert!(moved(&broker) > 0.0, "no connection has moved");
+}
+
+/// Requests that have no answer woke nobody: a connection that waited for the last of them, to go on or to move, waited for ever.
+#[test]
+fn a_connection_goes_on_behind_requests_without_answers() {
+    let broker = Broker::start_with(&["--shards", "2"]);
+    let mut other = Raw::new(broker.connect());
+    create(&mut other, "fire", 1);
+    // One of two is on the wrong shard.
+    for round in 0..2 {
+        let mut raw = Raw::new(broker.connect());
+        for _ in 0..5 {
+            raw.send_all(ApiKey::Produce, 9, (0..REQUESTS).map(|_| produce("fire", "and forget").with_acks(0)));
+        }
+        let answer: ProduceResponse = raw.call(ApiKey::Produce, 9, &produce("fire", "the last"));
+        let partition = &answer.responses[0].partition_responses[0];
+        let offset = (round + 1) * 5 * REQUESTS + round;
+        assert_eq!((partition.error_code, partition.base_offset), (0, offset));
+    }
 }
