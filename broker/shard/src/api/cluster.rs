@@ -177,9 +177,12 @@ pub(super) fn log_dirs(
     body: DescribeLogDirsRequest,
     effects: &mut Effects,
 ) {
-    let asked: BTreeMap<String, Option<Vec<i32>>> = match body.topics {
+    let asked: BTreeMap<String, Option<BTreeSet<i32>>> = match body.topics {
         None => shard.image.topics().map(|topic| (topic.name.clone(), None)).collect(),
-        Some(topics) => topics.into_iter().map(|topic| (topic.topic.0.to_string(), Some(topic.partitions))).collect(),
+        Some(topics) => topics
+            .into_iter()
+            .map(|topic| (topic.topic.0.to_string(), Some(topic.partitions.into_iter().collect())))
+            .collect(),
     };
     let mut work = LogDirsWork { topics: Vec::new(), places: Vec::new(), awaiting: 0 };
     let mut asks: Vec<Vec<(u32, TopicPartition)>> = (0..shard.identity.shards).map(|_| Vec::new()).collect();
@@ -260,12 +263,15 @@ pub(super) fn producers(
 ) {
     let mut work = ProducersWork { topics: Vec::new(), places: Vec::new(), awaiting: 0 };
     let mut asks: Vec<Vec<(u32, TopicPartition)>> = (0..shard.identity.shards).map(|_| Vec::new()).collect();
+    // Each once: the answer about a partition may be long.
+    let mut seen = BTreeSet::new();
     for topic in body.topics {
         let image = shard.image.topic(&topic.name.0).cloned();
-        let mut answer = TopicResponse::default().with_name(topic.name);
-        // Each once: the answer about a partition may be long.
-        let indexes: BTreeSet<i32> = topic.partition_indexes.into_iter().collect();
-        for index in indexes {
+        let mut answer = TopicResponse::default().with_name(topic.name.clone());
+        for index in topic.partition_indexes {
+            if !seen.insert((topic.name.clone(), index)) {
+                continue;
+            }
             let mut partition = PartitionResponse::default().with_partition_index(index).with_error_message(None);
             match image.as_ref().filter(|image| image.has_partition(PartitionIndex(index))) {
                 None => partition.error_code = code(ResponseError::UnknownTopicOrPartition),

@@ -58,10 +58,11 @@ pub(super) fn create(shard: &mut Shard, now: Now, request: Request, body: Create
         .collect();
     let mut answers: Vec<CreatableTopicResult> = Vec::new();
     let mut changes = Vec::new();
+    let mut refused_names = BTreeSet::new();
     for topic in &body.topics {
         let name = topic.name.0.to_string();
         if repeated.contains(&name) {
-            if !answers.iter().any(|answer| answer.name == topic.name) {
+            if refused_names.insert(name) {
                 let refused = (code(ResponseError::InvalidRequest), "Duplicate topic name.".to_owned());
                 answers.push(created(topic.name.clone(), Err(refused)));
             }
@@ -242,8 +243,9 @@ pub(super) fn extend(
     let mut seen = BTreeSet::new();
     let repeated: BTreeSet<TopicName> =
         body.topics.iter().filter(|topic| !seen.insert(&topic.name)).map(|topic| topic.name.clone()).collect();
+    let mut refused_names = BTreeSet::new();
     for topic in body.topics {
-        if repeated.contains(&topic.name) && answers.iter().any(|answer| answer.name == topic.name) {
+        if repeated.contains(&topic.name) && !refused_names.insert(topic.name.clone()) {
             continue;
         }
         let change = MetadataChange::CreatePartitions { name: topic.name.0.to_string(), partitions: topic.count };

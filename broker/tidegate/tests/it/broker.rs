@@ -153,6 +153,36 @@ impl Broker {
         self.child.as_ref().expect("it runs").id()
     }
 
+    /// Memory that its process has, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it had since [`Broker::forget_peak`].
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    pub(crate) fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("it runs");
+    }
+
+    fn memory(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel says it");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    /// The values of a family of metrics, by their labels.
+    pub(crate) fn measured(&self, family: &str) -> Vec<(String, f64)> {
+        let of_line = |line: &str| {
+            let (labels, value) = line.strip_prefix(family)?.rsplit_once(' ')?;
+            let is_its = labels.is_empty() || labels.starts_with('{');
+            is_its.then(|| (labels.to_owned(), value.parse().expect("a number")))
+        };
+        self.get("/metrics").1.lines().filter_map(of_line).collect()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -5,9 +5,10 @@ use std::io::Write as _;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse, ProduceRequest,
-        ProduceResponse, TopicName,
+        ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse, FetchRequest,
+        FetchResponse, ProduceRequest, ProduceResponse, TopicName,
         create_topics_request::{CreatableTopic, CreatableTopicConfig},
+        fetch_request::{FetchPartition, FetchTopic},
         produce_request::{PartitionProduceData, TopicProduceData},
     },
     protocol::StrBytes,
@@ -77,25 +78,39 @@ pub(crate) fn produce_throttled(raw: &mut Raw, topic: &str, batch: impl Into<Byt
 }
 
 fn produced(raw: &mut Raw, topic: &str, batch: impl Into<Bytes>) -> ProduceResponse {
-    let data = PartitionProduceData::default().with_index(0).with_records(Some(batch.into()));
+    raw.call(ApiKey::Produce, 9, &produce_request(topic, [(0, batch.into())]))
+}
+
+/// Batches for partitions of a topic.
+pub(crate) fn produce_request(topic: &str, batches: impl IntoIterator<Item = (i32, Bytes)>) -> ProduceRequest {
+    let data = |(index, batch)| PartitionProduceData::default().with_index(index).with_records(Some(batch));
     let topic = TopicProduceData::default()
         .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
-        .with_partition_data(vec![data]);
-    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![topic]);
-    raw.call(ApiKey::Produce, 9, &request)
+        .with_partition_data(batches.into_iter().map(data).collect());
+    ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![topic])
 }
 
 /// The error code of a fetch from the start of partition 0, and the bytes of records that it got.
 pub(crate) fn fetch(raw: &mut Raw, topic: &str) -> (i16, usize) {
-    let partition =
-        kafka_protocol::messages::fetch_request::FetchPartition::default().with_partition_max_bytes(1 << 20);
-    let topic = kafka_protocol::messages::fetch_request::FetchTopic::default()
-        .with_topic(TopicName(StrBytes::from_string(topic.to_owned())))
-        .with_partitions(vec![partition]);
-    let request = kafka_protocol::messages::FetchRequest::default().with_max_bytes(1 << 20).with_topics(vec![topic]);
-    let answer: kafka_protocol::messages::FetchResponse = raw.call(ApiKey::Fetch, 11, &request);
+    fetch_from(raw, topic, 0, 0)
+}
+
+/// The same from an offset of a partition.
+pub(crate) fn fetch_from(raw: &mut Raw, topic: &str, partition: i32, offset: i64) -> (i16, usize) {
+    let answer: FetchResponse = raw.call(ApiKey::Fetch, 11, &fetch_request(topic, partition, offset, 1 << 20));
     let partition = &answer.responses[0].partitions[0];
     (partition.error_code, partition.records.as_ref().map_or(0, Bytes::len))
+}
+
+pub(crate) fn fetch_request(topic: &str, partition: i32, offset: i64, bytes_max: i32) -> FetchRequest {
+    let partition = FetchPartition::default()
+        .with_partition(partition)
+        .with_fetch_offset(offset)
+        .with_partition_max_bytes(bytes_max);
+    let topic = FetchTopic::default()
+        .with_topic(TopicName(StrBytes::from_string(topic.to_owned())))
+        .with_partitions(vec![partition]);
+    FetchRequest::default().with_max_bytes(bytes_max).with_topics(vec![topic])
 }
 
 #[test]
@@ -273,24 +288,15 @@ fn a_slow_reader_and_silent_connections_do_not_hold_up_others() {
     // Asks for much again and again, and never reads.
     let mut slow = Raw::new(broker.connect());
     for _ in 0..200 {
-        let partition =
-            kafka_protocol::messages::fetch_request::FetchPartition::default().with_partition_max_bytes(20 << 20);
-        let topic = kafka_protocol::messages::fetch_request::FetchTopic::default()
-            .with_topic(TopicName(StrBytes::from_static_str("t")))
-            .with_partitions(vec![partition]);
-        let request =
-            kafka_protocol::messages::FetchRequest::default().with_max_bytes(20 << 20).with_topics(vec![topic]);
-        slow.send(ApiKey::Fetch, 11, &request);
+        slow.send(ApiKey::Fetch, 11, &fetch_request("t", 0, 0, 20 << 20));
     }
     let silent: Vec<_> = (0..200).map(|_| broker.connect()).collect();
     for _ in 0..50 {
         assert_eq!(produce(&mut raw, "t", good_batch()).0, 0);
     }
     // What is not read is bounded: 200 answers of 18 MB were asked for.
-    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.pid())).expect("the process is there");
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    let kilobytes: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
-    assert!(kilobytes < 1_500_000, "{kilobytes} KiB resident");
+    let resident = broker.resident_bytes();
+    assert!(resident < 1_500_000 << 10, "{resident} bytes resident");
     drop(silent);
     assert_serves(&broker);
 }

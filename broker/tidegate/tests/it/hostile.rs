@@ -23,13 +23,6 @@ use crate::{
     routed::{deploy, deploy_router},
 };
 
-/// Of the broker's process.
-fn resident_bytes(broker: &Broker) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
-}
-
 /// Each trap costs an instance, and each batch meets a new one.
 #[test]
 fn ten_thousand_traps_are_answered_and_leave_nothing_behind() {
@@ -54,10 +47,10 @@ fn ten_thousand_traps_are_answered_and_leave_nothing_behind() {
         }
         // What is kept for reuse is there by then.
         if round == ROUNDS / 5 {
-            begun_with = resident_bytes(&broker);
+            begun_with = broker.resident_bytes();
         }
     }
-    let grown = resident_bytes(&broker).saturating_sub(begun_with);
+    let grown = broker.resident_bytes().saturating_sub(begun_with);
     assert!(grown < 48 << 20, "{grown} bytes more than after the first {}", ROUNDS / 5 * orders.len());
 }
 
@@ -153,10 +146,10 @@ fn attachments_that_are_refused_leave_nothing_behind() {
         }
         // What is kept for reuse is there by then.
         if round == ROUNDS / 5 {
-            begun_with = resident_bytes(&broker);
+            begun_with = broker.resident_bytes();
         }
     }
-    let grown = resident_bytes(&broker).saturating_sub(begun_with);
+    let grown = broker.resident_bytes().saturating_sub(begun_with);
     assert!(grown < 48 << 20, "{grown} bytes more than after the first {}", ROUNDS / 5 * refused.len());
 }
 
@@ -180,10 +173,10 @@ fn uploads_of_nonsense_leave_nothing_behind() {
         }
         // What is kept for reuse is there by then.
         if round == 200 {
-            begun_with = resident_bytes(&broker);
+            begun_with = broker.resident_bytes();
         }
     }
-    let grown = resident_bytes(&broker).saturating_sub(begun_with);
+    let grown = broker.resident_bytes().saturating_sub(begun_with);
     assert!(grown < 48 << 20, "{grown} bytes more");
     let plugins = std::fs::read_dir(broker.data_dir().join("plugins")).map_or(0, Iterator::count);
     assert_eq!(plugins, 0, "nothing is left on the disk");
@@ -197,7 +190,7 @@ fn a_thousand_attachments_fit_into_one_broker() {
     let direct = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/router-direct");
     deploy(&broker, "direct", &component(&direct));
     create_topic(&broker, "there", 1, &[]);
-    let before = resident_bytes(&broker);
+    let before = broker.resident_bytes();
     let names: Vec<String> = (0..TOPICS).map(|number| format!("attached-{number}")).collect();
     let config = r#"{"bindings":[{"key":"key","topic":"there"}],"unmatched":"reject"}"#;
     let admin: AdminClient<DefaultClientContext> = client(&broker).create().expect("an admin client");
@@ -220,7 +213,7 @@ fn a_thousand_attachments_fit_into_one_broker() {
         }
     };
     send(&broker);
-    let each = (resident_bytes(&broker).saturating_sub(before)) / TOPICS as u64;
+    let each = (broker.resident_bytes().saturating_sub(before)) / TOPICS as u64;
     assert!(each < 512 << 10, "{each} bytes for each attachment");
     broker.kill();
     broker.restart();

@@ -6,6 +6,7 @@
 mod acknowledging;
 mod admin;
 mod authors;
+mod bounds;
 mod broker;
 mod cleaning;
 mod cli;

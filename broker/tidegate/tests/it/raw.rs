@@ -52,7 +52,8 @@ impl Raw {
         first
     }
 
-    fn frame<Q: Encodable>(&mut self, api: ApiKey, version: i16, request: &Q) -> BytesMut {
+    /// A request as it goes over the wire, without the length before it.
+    pub(crate) fn frame<Q: Encodable>(&mut self, api: ApiKey, version: i16, request: &Q) -> BytesMut {
         self.correlation += 1;
         let mut frame = BytesMut::new();
         let header = RequestHeader::default()

@@ -15,11 +15,6 @@ use super::*;
 pub(super) type Asked = Vec<(TopicName, Vec<i32>)>;
 
 pub(super) fn read(shard: &Shard, request: &Request, body: OffsetFetchRequest) -> Read {
-    let topic = |name: &TopicName, partitions: Vec<i32>| FetchTopic {
-        name: own(&name.0),
-        id: topic_id(shard, name),
-        partitions,
-    };
     let mut asked = Vec::new();
     let groups = if request.version >= 8 {
         let groups = body.groups.into_iter().map(|group| OffsetFetchGroup {
@@ -28,7 +23,7 @@ pub(super) fn read(shard: &Shard, request: &Request, body: OffsetFetchRequest) -
             member_epoch: if request.version >= 9 { group.member_epoch } else { -1 },
             topics: group
                 .topics
-                .map(|topics| topics.into_iter().map(|asked| topic(&asked.name, asked.partition_indexes)).collect()),
+                .map(|topics| each_once(shard, topics.into_iter().map(|asked| (asked.name, asked.partition_indexes)))),
         });
         groups.collect()
     } else {
@@ -42,11 +37,22 @@ pub(super) fn read(shard: &Shard, request: &Request, body: OffsetFetchRequest) -
             member_epoch: -1,
             topics: body
                 .topics
-                .map(|topics| topics.into_iter().map(|asked| topic(&asked.name, asked.partition_indexes)).collect()),
+                .map(|topics| each_once(shard, topics.into_iter().map(|asked| (asked.name, asked.partition_indexes)))),
         }]
     };
     let fetch = OffsetFetch { groups, require_stable: body.require_stable };
     Read::Ask(GroupRequest::OffsetFetch(fetch), Kept::Fetch(asked))
+}
+
+/// Each partition once: four bytes may stand for an answer of `offset.metadata.max.bytes`.
+fn each_once(shard: &Shard, topics: impl Iterator<Item = (TopicName, Vec<i32>)>) -> Vec<FetchTopic> {
+    let mut seen = BTreeSet::new();
+    topics
+        .map(|(name, mut partitions)| {
+            partitions.retain(|index| seen.insert((name.clone(), *index)));
+            FetchTopic { name: own(&name.0), id: topic_id(shard, &name), partitions }
+        })
+        .collect()
 }
 
 pub(super) fn write(version: i16, groups: Vec<FetchedGroup>, asked: Asked) -> OffsetFetchResponse {

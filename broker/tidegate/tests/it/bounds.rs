@@ -1,0 +1,171 @@
+//! What clients can make a broker hold or do: bounded, whatever they send and however little they read, and the others are served meanwhile.
+
+use kafka_protocol::{
+    messages::{
+        ApiKey, DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
+        FindCoordinatorRequest, FindCoordinatorResponse, GroupId, ListOffsetsRequest, MetadataRequest,
+        OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, TopicName,
+        describe_configs_request::DescribeConfigsResource,
+        describe_log_dirs_request::DescribableLogDirTopic,
+        describe_producers_request::TopicRequest,
+        list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
+        metadata_request::MetadataRequestTopic,
+        offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+        offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics},
+    },
+    protocol::StrBytes,
+};
+use tidegate_records::{
+    batch::Compression,
+    build::{BatchBuilder, Producer},
+    ids::{ProducerEpoch, ProducerId, Sequence},
+    time::Timestamp,
+};
+
+use crate::{
+    broker::Broker,
+    faults::{now_ms, produce},
+    raw::Raw,
+    traps::create,
+};
+
+const MIB: u64 = 1 << 20;
+
+fn name(topic: &str) -> TopicName {
+    TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+/// A request of 140 KB that named one topic 20,000 times was answered with 520 MB.
+#[test]
+fn names_that_are_repeated_make_no_answer_long() {
+    const TIMES: usize = 20_000;
+    const PRODUCERS: i64 = 100;
+    let broker = Broker::start();
+    let mut raw = Raw::new(broker.connect());
+    let id = create(&mut raw, "wide", 1_000);
+    let mut kept = Raw::new(broker.connect());
+    for producer in 0..PRODUCERS {
+        let producer = Producer { id: ProducerId(producer), epoch: ProducerEpoch(0), base_sequence: Sequence(0) };
+        let mut builder = BatchBuilder::new(Compression::None).with_producer(producer);
+        builder.push(Timestamp(now_ms()), None, Some(b"value"), []);
+        assert_eq!(produce(&mut kept, "wide", builder.build().0), (0, String::new()));
+    }
+    commit_with_metadata(&mut raw, "wide", &"x".repeat(4_000));
+
+    let text = StrBytes::from_static_str;
+    let by_name = MetadataRequestTopic::default().with_name(Some(name("wide")));
+    let by_id = MetadataRequestTopic::default().with_name(None).with_topic_id(id);
+    let configs = DescribeConfigsResource::default().with_resource_type(2).with_resource_name(text("wide"));
+    let producers = |indexes| TopicRequest::default().with_name(name("wide")).with_partition_indexes(indexes);
+    let directory = |partitions| DescribableLogDirTopic::default().with_topic(name("wide")).with_partitions(partitions);
+    let listed = ListOffsetsPartition::default().with_timestamp(-1);
+    let listed = ListOffsetsTopic::default().with_name(name("wide")).with_partitions(vec![listed; TIMES]);
+    let group = || OffsetFetchRequestGroup::default().with_group_id(GroupId(text("g")));
+    let of_group =
+        |indexes| OffsetFetchRequestTopics::default().with_name(name("wide")).with_partition_indexes(indexes);
+    let alone = OffsetFetchRequestTopic::default().with_name(name("wide")).with_partition_indexes(vec![0; TIMES]);
+    let alone = OffsetFetchRequest::default().with_group_id(GroupId(text("g"))).with_topics(Some(vec![alone]));
+    let metadata = |topic| MetadataRequest::default().with_topics(Some(vec![topic; TIMES]));
+    let offsets = |groups| OffsetFetchRequest::default().with_groups(groups);
+    let topics = |topics| vec![group().with_topics(Some(topics))];
+    let frames = [
+        ("topics", raw.frame(ApiKey::Metadata, 9, &metadata(by_name))),
+        ("topics by id", raw.frame(ApiKey::Metadata, 12, &metadata(by_id))),
+        (
+            "configurations",
+            raw.frame(
+                ApiKey::DescribeConfigs,
+                4,
+                &DescribeConfigsRequest::default()
+                    .with_resources(vec![configs; TIMES])
+                    .with_include_documentation(true),
+            ),
+        ),
+        (
+            "producers of a topic",
+            raw.frame(
+                ApiKey::DescribeProducers,
+                0,
+                &DescribeProducersRequest::default().with_topics(vec![producers(vec![0]); TIMES]),
+            ),
+        ),
+        (
+            "producers of a partition",
+            raw.frame(
+                ApiKey::DescribeProducers,
+                0,
+                &DescribeProducersRequest::default().with_topics(vec![producers(vec![0; TIMES])]),
+            ),
+        ),
+        (
+            "log directories",
+            raw.frame(
+                ApiKey::DescribeLogDirs,
+                4,
+                &DescribeLogDirsRequest::default().with_topics(Some(vec![directory(vec![0]); TIMES])),
+            ),
+        ),
+        (
+            "partitions of a log directory",
+            raw.frame(
+                ApiKey::DescribeLogDirs,
+                4,
+                &DescribeLogDirsRequest::default().with_topics(Some(vec![directory(vec![0; TIMES])])),
+            ),
+        ),
+        ("offsets", raw.frame(ApiKey::ListOffsets, 7, &ListOffsetsRequest::default().with_topics(vec![listed]))),
+        (
+            "groups",
+            raw.frame(
+                ApiKey::DescribeGroups,
+                5,
+                &DescribeGroupsRequest::default().with_groups(vec![GroupId(text("g")); TIMES]),
+            ),
+        ),
+        (
+            "coordinators",
+            raw.frame(
+                ApiKey::FindCoordinator,
+                4,
+                &FindCoordinatorRequest::default().with_coordinator_keys(vec![text("g"); TIMES]),
+            ),
+        ),
+        ("groups with offsets", raw.frame(ApiKey::OffsetFetch, 8, &offsets(vec![group().with_topics(None); TIMES]))),
+        ("topics of a group", raw.frame(ApiKey::OffsetFetch, 8, &offsets(topics(vec![of_group(vec![0]); TIMES])))),
+        ("partitions of a group", raw.frame(ApiKey::OffsetFetch, 8, &offsets(topics(vec![of_group(vec![0; TIMES])])))),
+        ("partitions of the group", raw.frame(ApiKey::OffsetFetch, 7, &alone)),
+    ];
+    broker.forget_peak();
+    let before = broker.resident_bytes();
+    for (what, frame) in frames {
+        raw.send_frame(&frame);
+        let answer = raw.receive_frame().expect("an answer").len();
+        assert!(answer < 64 << 10 || answer < 16 * frame.len(), "{what}: {answer} bytes for {}", frame.len());
+    }
+    let grown = broker.peak_bytes().saturating_sub(before);
+    assert!(grown < 64 * MIB, "{grown} bytes more");
+}
+
+/// Commits offset 0 of partition 0 for the group "g".
+fn commit_with_metadata(raw: &mut Raw, topic: &str, metadata: &str) {
+    let group = StrBytes::from_static_str("g");
+    let find = FindCoordinatorRequest::default().with_coordinator_keys(vec![group.clone()]);
+    let _: FindCoordinatorResponse = raw.call(ApiKey::FindCoordinator, 4, &find);
+    let partition = OffsetCommitRequestPartition::default()
+        .with_committed_offset(0)
+        .with_committed_metadata(Some(StrBytes::from_string(metadata.to_owned())));
+    let topic = OffsetCommitRequestTopic::default().with_name(name(topic)).with_partitions(vec![partition]);
+    let commit = OffsetCommitRequest::default()
+        .with_group_id(GroupId(group))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
+    // The coordinator may still be loading.
+    loop {
+        let answer: OffsetCommitResponse = raw.call(ApiKey::OffsetCommit, 8, &commit);
+        match answer.topics[0].partitions[0].error_code {
+            0 => return,
+            14..=16 => {}
+            other => panic!("error {other}"),
+        }
+    }
+}
