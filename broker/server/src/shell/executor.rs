@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
+use kafka_protocol::messages::ApiKey;
 use tidegate_model::metadata::{MetadataChange, MetadataImage, ProposalResult};
 use tidegate_plugin_host::{LogLevel, one_line};
 use tidegate_records::{
@@ -433,16 +434,30 @@ impl Core {
         }
     }
 
-    /// A frame behind one that is taken in later waits with it.
+    /// A frame waits whose client has to take answers first: thousands of small requests come in one piece. One behind a frame that is taken
+    /// in later waits with it.
     fn in_its_order(&self, input: Input) -> Option<Input> {
         if let Input::Frame { connection, frame } = &input
             && let Some(connection) = self.connections.borrow().get(connection)
-            && !connection.deferred.borrow().is_empty()
+            && (!connection.deferred.borrow().is_empty()
+                || self.has_much_to_send(connection)
+                || (is_fetch(frame) && !self.is_settled(connection)))
         {
             connection.deferred.borrow_mut().push_back(frame.clone());
             return None;
         }
         Some(input)
+    }
+
+    /// Whether the client of a connection should take what there is for it before it asks for more.
+    fn has_much_to_send(&self, connection: &Connection) -> bool {
+        let unsent = connection.unsent_bytes();
+        unsent > self.limits.connection_bytes_max || (unsent > 0 && self.memory.is_full_of_answers())
+    }
+
+    /// Whether nothing of a connection is under way.
+    fn is_settled(&self, connection: &Connection) -> bool {
+        self.shard.borrow().backlog(connection.id).0 == 0 && connection.unsent_bytes() == 0
     }
 
     fn perform(self: &Rc<Self>, effect: Effect) {
@@ -669,6 +684,10 @@ impl Core {
             let mut rest = connection.deferred.take();
             let Some(frame) = rest.pop_front() else { return };
             self.wait_for_pause(connection).await;
+            self.wait_for_room(connection).await;
+            if is_fetch(&frame) {
+                self.settled(connection).await;
+            }
             if connection.is_closing() {
                 return;
             }
@@ -685,7 +704,7 @@ impl Core {
             let own = bytes + connection.unsent_bytes();
             let over_own = requests >= self.limits.requests_in_flight_max
                 || own > self.limits.connection_bytes_max
-                || (connection.unsent_bytes() > 0 && self.memory.is_full_of_answers());
+                || self.has_much_to_send(connection);
             // Storage is behind: everybody waits for the next round or apply step.
             let over_shard = self.log.is_congested();
             if connection.is_closing() || !(over_own || over_shard) {
@@ -716,7 +735,7 @@ impl Core {
             if connection.is_closing() {
                 return false;
             }
-            if self.shard.borrow().backlog(connection.id).0 == 0 && connection.unsent_bytes() == 0 {
+            if self.is_settled(connection) {
                 return true;
             }
             connection.progress.wait().await;
@@ -769,6 +788,12 @@ impl Core {
             );
         }
     }
+}
+
+/// Answers to fetches are as large as there is room when they begin, so a connection has one under way at a time, as with Apache Kafka
+/// any request. No client asks for more at once.
+fn is_fetch(frame: &[u8]) -> bool {
+    frame.starts_with(&(ApiKey::Fetch as i16).to_be_bytes())
 }
 
 /// Commits rounds: while one is in flight, the next gathers.

@@ -1,10 +1,11 @@
 //! What clients can make a broker hold or do: bounded, whatever they send and however little they read, and the others are served meanwhile.
 
+use bytes::{Buf as _, Bytes};
 use kafka_protocol::{
     messages::{
         ApiKey, DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
-        FindCoordinatorRequest, FindCoordinatorResponse, GroupId, ListOffsetsRequest, MetadataRequest,
-        OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, TopicName,
+        FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, GroupId, ListOffsetsRequest, MetadataRequest,
+        MetadataResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, ProduceResponse, TopicName,
         describe_configs_request::DescribeConfigsResource,
         describe_log_dirs_request::DescribableLogDirTopic,
         describe_producers_request::TopicRequest,
@@ -24,15 +25,126 @@ use tidegate_records::{
 
 use crate::{
     broker::Broker,
-    faults::{now_ms, produce},
+    faults::{fetch, fetch_request, good_batch, now_ms, produce, produce_request},
     raw::Raw,
     traps::create,
 };
 
 const MIB: u64 = 1 << 20;
+/// Connections that misbehave.
+const CLIENTS: usize = 20;
 
 fn name(topic: &str) -> TopicName {
     TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+/// A batch of one record.
+fn batch_of(compression: Compression, value: &[u8]) -> Bytes {
+    let mut builder = BatchBuilder::new(compression);
+    builder.push(Timestamp(now_ms()), None, Some(value), []);
+    builder.build().0
+}
+
+/// A broker of two shards whose requests, and whose answers, may take so much memory together; and a connection to it.
+fn broker_with(queued_bytes_max: u64) -> (Broker, Raw) {
+    let request_bytes_max = 16 * MIB;
+    let settings = format!(
+        "\"queued.max.request.bytes\" = {queued_bytes_max}\n\"socket.request.max.bytes\" = {request_bytes_max}\n\"tail.cache.bytes\" = 0\n"
+    );
+    let broker = Broker::start_configured(&settings, &["--shards", "2"], None);
+    let mut raw = Raw::new(broker.connect());
+    create(&mut raw, "small", 1);
+    (broker, raw)
+}
+
+/// Others are served: they produce, and read what there is.
+fn assert_served(other: &mut Raw) {
+    assert_eq!(produce(other, "small", good_batch()), (0, String::new()));
+    let (code, bytes) = fetch(other, "small");
+    assert!(code == 0 && bytes > 0, "{code}");
+}
+
+/// Waits until the broker has begun to answer.
+fn wait_for_answer(raw: &Raw) {
+    assert_eq!(raw.stream.peek(&mut [0]).expect("the connection is open"), 1);
+}
+
+/// A few connections that asked for records and read nothing took gigabytes, until the kernel ended the broker.
+#[test]
+fn records_that_nobody_takes_are_bounded() {
+    const PARTITIONS: i32 = CLIENTS as i32;
+    const BATCHES: i32 = 12;
+    const REQUESTS: i32 = 300;
+    let queued = 16 * MIB;
+    let (broker, mut other) = broker_with(queued);
+    create(&mut other, "large", PARTITIONS);
+    let large = batch_of(Compression::None, &vec![7; 900_000]);
+    for number in 0..BATCHES * PARTITIONS / 10 {
+        let first = number % (PARTITIONS / 10) * 10;
+        let request = produce_request("large", (first..first + 10).map(|index| (index, large.clone())));
+        let answer: ProduceResponse = other.call(ApiKey::Produce, 9, &request);
+        assert!(answer.responses[0].partition_responses.iter().all(|answer| answer.error_code == 0));
+    }
+    broker.forget_peak();
+    let before = broker.resident_bytes();
+    // From different places, so that they share no memory.
+    let asked = |client: usize, number: i32| ((client as i32 + number) % PARTITIONS, i64::from(number * 5 % BATCHES));
+    let mut unread: Vec<(i32, Raw)> = (0..CLIENTS)
+        .map(|client| {
+            let mut raw = Raw::new(broker.connect());
+            let requests = (0..REQUESTS).map(|number| {
+                let (partition, offset) = asked(client, number);
+                fetch_request("large", partition, offset, 50 << 20)
+            });
+            (raw.send_all(ApiKey::Fetch, 11, requests), raw)
+        })
+        .collect();
+    unread.iter().for_each(|(_, raw)| wait_for_answer(raw));
+    for _ in 0..100 {
+        assert_served(&mut other);
+    }
+    let grown = broker.peak_bytes().saturating_sub(before);
+    // What answers may take, as much again on its way between shards, a batch for each connection, and what is kept of segments.
+    assert!(grown < 5 * queued, "{grown} bytes more, where answers may take {queued}");
+    // Who begins to read gets everything that it asked for.
+    for (client, (first, raw)) in unread.iter_mut().enumerate() {
+        for number in 0..10 {
+            let answer: FetchResponse = raw.receive_numbered(ApiKey::Fetch, 11, *first + number);
+            let (partition, offset) = asked(client, number);
+            let answer = &answer.responses[0].partitions[0];
+            assert_eq!((answer.error_code, answer.partition_index), (0, partition));
+            assert_eq!(answer.records.clone().expect("records").get_i64(), offset);
+        }
+    }
+}
+
+/// Questions of twenty bytes with answers of thousands, very many in one piece: they were all answered before anybody looked how much that was.
+#[test]
+fn answers_to_small_questions_that_nobody_takes_are_bounded() {
+    const REQUESTS: i32 = 1_000;
+    let queued = 32 * MIB;
+    let (broker, mut other) = broker_with(queued);
+    create(&mut other, "wide", 1_000);
+    broker.forget_peak();
+    let before = broker.resident_bytes();
+    let all_topics = || MetadataRequest::default().with_topics(None);
+    let mut unread: Vec<(i32, Raw)> = (0..CLIENTS)
+        .map(|_| {
+            let mut raw = Raw::new(broker.connect());
+            (raw.send_all(ApiKey::Metadata, 1, (0..REQUESTS).map(|_| all_topics())), raw)
+        })
+        .collect();
+    unread.iter().for_each(|(_, raw)| wait_for_answer(raw));
+    for _ in 0..100 {
+        assert_served(&mut other);
+    }
+    let grown = broker.peak_bytes().saturating_sub(before);
+    assert!(grown < 3 * queued, "{grown} bytes more, where answers may take {queued}");
+    let (first, raw) = &mut unread[0];
+    for number in 0..REQUESTS {
+        let answer: MetadataResponse = raw.receive_numbered(ApiKey::Metadata, 1, *first + number);
+        assert_eq!(answer.topics.iter().map(|topic| topic.partitions.len()).max(), Some(1_000));
+    }
 }
 
 /// A request of 140 KB that named one topic 20,000 times was answered with 520 MB.
