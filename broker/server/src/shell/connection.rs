@@ -43,10 +43,10 @@ const HEAD_BYTES: usize = 16 * 1024;
 const STREAM_BYTES: usize = 16 * 1024;
 /// A chunk.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// A connection that has had room for a large request for so long, and has sent less than this into it, is let go where others wait for
-/// room: some that announce requests and never send them would keep everybody out.
-const STALLED_SECONDS: u64 = 5;
-const STALLED_BYTES_A_SECOND: u64 = 16 * 1024;
+/// A connection that has room for a large request, and has sent less than this into it lately, is let go where others wait for room: some
+/// that announce requests and never send all of them would keep everybody out.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+const STALLED_BYTES_A_SECOND: f64 = 16.0 * 1024.0;
 /// From this size on a frame in a chunk gets a buffer of its own.
 const CHUNK_FRAME_BYTES: usize = 128 * 1024;
 
@@ -76,9 +76,8 @@ pub(crate) struct Connection {
     pub(crate) paused_until: Cell<Instant>,
     /// Frames that are to be taken in before anything else, once it is not paused any more.
     pub(crate) deferred: RefCell<VecDeque<Bytes>>,
-    /// Since when it has room for a request that has not come whole, and how much of it came since.
-    holds_room_since: Cell<Option<std::time::Instant>>,
-    held_received: Cell<usize>,
+    /// While it has room for a request that has not come whole: when it counts as stalled, if nothing more comes.
+    stalls_at: Cell<Option<std::time::Instant>>,
     pub(crate) last_active: Cell<Instant>,
     last_receive: Cell<Instant>,
     /// What the socket's `SO_RCVLOWAT` is.
@@ -128,8 +127,7 @@ impl Connection {
             move_to: Cell::new(None),
             paused_until: Cell::new(now),
             deferred: RefCell::default(),
-            holds_room_since: Cell::new(None),
-            held_received: Cell::new(0),
+            stalls_at: Cell::new(None),
             last_active: Cell::new(now),
             last_receive: Cell::new(now),
             wakes_at: Cell::new(1),
@@ -152,24 +150,30 @@ impl Connection {
     /// The requests that were received are taken in: their room is free.
     pub(crate) fn release(&self) {
         self.reserved.borrow_mut().clear();
-        self.holds_room_since.set(None);
+        self.stalls_at.set(None);
     }
 
     /// Keeps room for what it is about to receive.
     fn hold(&self, room: Reservation) {
         self.reserved.borrow_mut().push(room);
-        if self.holds_room_since.get().is_none() {
-            self.holds_room_since.set(Some(std::time::Instant::now()));
-            self.held_received.set(0);
+        if self.stalls_at.get().is_none() {
+            self.stalls_at.set(Some(std::time::Instant::now() + STALLED_AFTER));
+        }
+    }
+
+    /// Each byte puts it off, but what came quickly at first does not count for long: who sends half of a large request and stops has
+    /// stopped.
+    fn put_off_stalling(&self, received: usize) {
+        if let Some(at) = self.stalls_at.get() {
+            let now = std::time::Instant::now();
+            let earned = Duration::from_secs_f64(received as f64 / STALLED_BYTES_A_SECOND);
+            self.stalls_at.set(Some((at.max(now) + earned).min(now + STALLED_AFTER)));
         }
     }
 
     /// Whether it holds room that others may be waiting for, and hardly sends anything into it.
     pub(crate) fn is_stalled(&self) -> bool {
-        self.holds_room_since.get().is_some_and(|since| {
-            let seconds = since.elapsed().as_secs();
-            seconds >= STALLED_SECONDS && (self.held_received.get() as u64) < seconds * STALLED_BYTES_A_SECOND
-        })
+        self.stalls_at.get().is_some_and(|at| at <= std::time::Instant::now())
     }
 
     /// Bytes that are answered but not sent.
@@ -383,7 +387,7 @@ impl Connection {
             let read = unsafe { libc::recv(self.fd, into.as_mut_ptr().cast(), into.len(), libc::MSG_DONTWAIT) };
             if let Ok(read) = usize::try_from(read) {
                 self.drained.set(read < into.len());
-                self.held_received.set(self.held_received.get() + read);
+                self.put_off_stalling(read);
                 return Ok(Some(read));
             }
             let error = io::Error::last_os_error();

@@ -1,5 +1,7 @@
 //! What clients can make a broker hold or do: bounded, whatever they send and however little they read, and the others are served meanwhile.
 
+use std::io::Write as _;
+
 use bytes::{Buf as _, Bytes};
 use kafka_protocol::{
     messages::{
@@ -145,6 +147,52 @@ fn answers_to_small_questions_that_nobody_takes_are_bounded() {
         let answer: MetadataResponse = raw.receive_numbered(ApiKey::Metadata, 1, *first + number);
         assert_eq!(answer.topics.iter().map(|topic| topic.partitions.len()).max(), Some(1_000));
     }
+}
+
+/// Some that announced large requests, sent a part and stopped kept everybody's large requests out for as long as they liked.
+#[test]
+fn who_stops_in_the_middle_of_a_large_request_loses_its_room_where_others_wait() {
+    // 32 MiB for each shard.
+    let (broker, mut other) = broker_with(64 * MIB);
+    create(&mut other, "large", 11);
+    let batch = batch_of(Compression::None, &vec![7; 900_000]);
+    let large = |partitions| produce_request("large", (0..partitions).map(|index| (index, batch.clone())));
+    // They are dealt out to the shards in turn: of every two neighbours one is on this shard and one on that.
+    let mut clients: Vec<Raw> = (0..8).map(|_| Raw::new(broker.connect())).collect();
+    let mut frame_bytes = 0.0;
+    let mut rest = Vec::new();
+    for client in [0, 2, 4, 1] {
+        let frame = clients[client].frame(ApiKey::Produce, 9, &large(11));
+        let (sent, kept) = frame.split_at(frame.len() / 2);
+        let stream = &mut clients[client].stream;
+        stream.write_all(&(frame.len() as i32).to_be_bytes()).expect("sent");
+        stream.write_all(sent).expect("sent");
+        (frame_bytes, rest) = (frame.len() as f64, kept.to_vec());
+    }
+    // Three fill one shard, so that a fourth would not fit; the other shard has room.
+    let reserved = || -> Vec<f64> {
+        let of_shards = broker.measured("tidegate_request_bytes_in_flight");
+        of_shards.into_iter().map(|(_, bytes)| (bytes / frame_bytes).floor()).collect()
+    };
+    loop {
+        let mut reserved = reserved();
+        reserved.sort_by(f64::total_cmp);
+        if reserved == [1.0, 3.0] {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    assert_served(&mut other);
+    let answer: ProduceResponse = clients[6].call(ApiKey::Produce, 9, &large(5));
+    assert!(answer.responses[0].partition_responses.iter().all(|answer| answer.error_code == 0), "{answer:?}");
+    for client in [0, 2, 4] {
+        assert!(clients[client].is_closed());
+    }
+    assert_eq!(broker.logged().matches("it has announced a large request and hardly sends it").count(), 3);
+    // Nobody waited for the room of this one, which has stopped for longer than they had.
+    clients[1].stream.write_all(&rest).expect("the connection is open");
+    let answer: ProduceResponse = clients[1].receive(ApiKey::Produce, 9);
+    assert!(answer.responses[0].partition_responses.iter().all(|answer| answer.error_code == 0), "{answer:?}");
 }
 
 /// A request of 140 KB that named one topic 20,000 times was answered with 520 MB.
