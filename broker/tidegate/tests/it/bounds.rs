@@ -195,6 +195,55 @@ fn who_stops_in_the_middle_of_a_large_request_loses_its_room_where_others_wait()
     assert!(answer.responses[0].partition_responses.iter().all(|answer| answer.error_code == 0), "{answer:?}");
 }
 
+/// Two thousand batches of 3 KB in one request, each of 99 MiB when decompressed, kept a shard for sixteen seconds.
+#[test]
+fn a_request_of_bombs_is_decompressed_in_part_and_the_rest_is_refused() {
+    const BATCHES: i32 = 300;
+    const BOMB_BYTES: usize = 30 << 20;
+    let limit = 32 * MIB;
+    let settings = format!("\"max.decompressed.message.bytes\" = {limit}\n");
+    let broker = Broker::start_configured(&settings, &["--shards", "1"], None);
+    let mut other = Raw::new(broker.connect());
+    create(&mut other, "small", 1);
+    create(&mut other, "bombs", BATCHES);
+    assert_served(&mut other);
+    broker.forget_peak();
+    let before = broker.resident_bytes();
+    let bombs = [Compression::Zstd, Compression::Gzip].map(|codec| batch_of(codec, &vec![0; BOMB_BYTES]));
+    std::thread::scope(|scope| {
+        let (bombs, broker) = (&bombs, &broker);
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                scope.spawn(move || {
+                    let mut raw = Raw::new(broker.connect());
+                    let bomb = &bombs[client % 2];
+                    let request = produce_request("bombs", (0..BATCHES).map(|index| (index, bomb.clone())));
+                    let answer: ProduceResponse = raw.call(ApiKey::Produce, 9, &request);
+                    answer.responses[0].partition_responses.clone()
+                })
+            })
+            .collect();
+        while clients.iter().any(|client| !client.is_finished()) {
+            assert_served(&mut other);
+        }
+        for client in clients {
+            let answers = client.join().expect("it was answered");
+            assert_eq!(answers.len(), BATCHES as usize);
+            let taken = answers.iter().take_while(|answer| answer.error_code == 0).count();
+            // A request may be so much when decompressed.
+            assert_eq!(taken, (256 << 20) / BOMB_BYTES);
+            for answer in &answers[taken..] {
+                assert_eq!(answer.error_code, 10, "MESSAGE_TOO_LARGE");
+                let words = answer.error_message.as_deref().unwrap_or_default();
+                assert!(words.contains("send fewer of them in one request"), "{words}");
+            }
+        }
+    });
+    let grown = broker.peak_bytes().saturating_sub(before);
+    // One is decompressed at a time.
+    assert!(grown < 4 * limit, "{grown} bytes more, where one may be {limit} when decompressed");
+}
+
 /// A request of 140 KB that named one topic 20,000 times was answered with 520 MB.
 #[test]
 fn names_that_are_repeated_make_no_answer_long() {
