@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use kafka_protocol::{
     messages::{
-        ApiKey, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+        ApiKey, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ProduceResponse,
         incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
     },
     protocol::StrBytes,
@@ -17,7 +17,7 @@ use rdkafka::{
 use crate::{
     authors::component,
     broker::Broker,
-    faults::{good_batch, produce, produce_throttled},
+    faults::{good_batch, produce, produce_request, produce_throttled},
     librdkafka::{WAIT, block_on, client, create_topic},
     raw::Raw,
     routed::{deploy, deploy_router},
@@ -100,6 +100,63 @@ fn a_slow_plugin_takes_its_share_of_a_core_and_others_are_served() {
         assert!(share < 0.5, "the slow plugin took {share:.2} of the core");
         assert!(of_slow("throttle_milliseconds") > 0.0, "its clients were told to wait");
         assert!(served > 300, "{served} batches of others beside 300 of the slow topic");
+    });
+}
+
+/// What was sent ahead, before anybody could be told to wait, waits as well: a client that sends a hundred requests at once had a hundred calls
+/// made for it in a row. What is behind them on the connection waits with them, so that answers keep their order.
+#[test]
+fn requests_sent_ahead_to_a_slow_plugin_are_paid_for_in_their_order() {
+    const REQUESTS: usize = 100;
+    let settings = "\"plugin.core.max.percent\" = 20\n";
+    let broker = Broker::start_configured(settings, &["--shards", "1"], None);
+    deploy_router(&broker, "hostile");
+    create_topic(&broker, "plain", 1, &[]);
+    create_topic(&broker, "slow", 1, &[("tidegate.router", "hostile"), ("tidegate.router.config", "loop")]);
+    let behind = ["behind-0", "behind-1", "behind-2"];
+    behind.into_iter().for_each(|topic| create_topic(&broker, topic, 1, &[]));
+    std::thread::scope(|scope| {
+        let started = Instant::now();
+        let broker = &broker;
+        let floods = behind.map(|behind| {
+            scope.spawn(move || {
+                let mut raw = Raw::new(broker.connect());
+                let topic = |number| if number % 2 == 0 { "slow" } else { behind };
+                let requests = (0..REQUESTS).map(|number| produce_request(topic(number), [(0, good_batch().into())]));
+                let first = raw.send_all(ApiKey::Produce, 9, requests);
+                for number in 0..REQUESTS {
+                    let answer: ProduceResponse = raw.receive_numbered(ApiKey::Produce, 9, first + number as i32);
+                    let answer = &answer.responses[0].partition_responses[0];
+                    if number % 2 == 0 {
+                        let words = answer.error_message.as_deref().unwrap_or_default();
+                        assert!(answer.error_code != 0 && words.contains("'hostile'"), "{words}");
+                    } else {
+                        let offset = 3 * (number as i64 / 2);
+                        assert_eq!((answer.error_code, answer.base_offset), (0, offset), "in the order of sending");
+                    }
+                }
+            })
+        });
+        let mut other = Raw::new(broker.connect());
+        let mut served = 0;
+        while floods.iter().any(|flood| !flood.is_finished()) {
+            assert_eq!(produce_throttled(&mut other, "plain", good_batch()), (0, 0));
+            served += 1;
+        }
+        let took = started.elapsed().as_secs_f64();
+        floods.into_iter().for_each(|flood| flood.join().expect("it was answered"));
+        let of_slow = |family: &str| {
+            let all = broker.measured(family).into_iter().filter(|(labels, _)| labels.contains("topic=\"slow\""));
+            all.map(|(_, value)| value).sum::<f64>()
+        };
+        // Shards report every second.
+        while of_slow("tidegate_plugin_calls_total") < (behind.len() * REQUESTS / 2) as f64 {
+            std::thread::yield_now();
+        }
+        let share = of_slow("tidegate_plugin_call_nanoseconds_total") / 1e9 / took;
+        // What a topic may owe before it waits counts, too.
+        assert!(share < 0.35, "the slow plugin took {share:.2} of the core");
+        assert!(served > behind.len() * REQUESTS, "{served} batches of others meanwhile");
     });
 }
 
