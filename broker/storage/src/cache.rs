@@ -135,17 +135,27 @@ impl Pieces {
         }
     }
 
+    /// Forgets the piece of the file that contains `position`: it is not what was written.
+    pub(crate) fn forget_at(&mut self, topic_partition: TopicPartition, incarnation: u64, position: u64) {
+        let range = (topic_partition, incarnation, 0)..=(topic_partition, incarnation, position);
+        if let Some(key) = self.pieces.range(range).next_back().map(|(key, _)| *key) {
+            self.forget_piece(key);
+        }
+    }
+
+    fn forget_piece(&mut self, key: PieceKey) {
+        self.not_ahead(&key);
+        if let Some(piece) = self.pieces.remove(&key) {
+            self.bytes -= piece.len();
+        }
+        self.order.retain(|each| *each != key);
+    }
+
     /// Forgets a partition's pieces: its files are going.
     pub(crate) fn forget(&mut self, topic_partition: TopicPartition) {
         let range = (topic_partition, 0, 0)..=(topic_partition, u64::MAX, u64::MAX);
         let keys: Vec<PieceKey> = self.pieces.range(range).map(|(key, _)| *key).collect();
-        for key in keys {
-            self.not_ahead(&key);
-            if let Some(piece) = self.pieces.remove(&key) {
-                self.bytes -= piece.len();
-            }
-            self.order.retain(|each| *each != key);
-        }
+        keys.into_iter().for_each(|key| self.forget_piece(key));
     }
 }
 

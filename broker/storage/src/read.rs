@@ -59,7 +59,9 @@ pub(crate) struct Loaded {
 /// Where the extents that are wanted stand in a segment.
 struct PieceRange {
     segment: Segment,
+    /// Where the first extent starts, and its first offset.
     start: u64,
+    base_offset: Offset,
     /// Where the first extent ends.
     first_end: u64,
     /// Where the extents end that hold what is wanted now.
@@ -243,6 +245,7 @@ impl<D: Disk> Store<D> {
         from: Offset,
         wanted: usize,
     ) -> Result<Option<Loaded>, ReadError> {
+        let mut read_again = false;
         loop {
             let Some(segment) = self.segment_at(topic_partition, from)? else { return Ok(None) };
             let range = match self.piece_range(topic_partition, segment, from, wanted).await {
@@ -258,7 +261,16 @@ impl<D: Disk> Store<D> {
                     // What is behind is checked when somebody wants it.
                     let wanted = usize::try_from(range.wanted_end - range.start).unwrap_or(usize::MAX);
                     let bytes = bytes.slice(..bytes.len().min(wanted));
-                    return decode_piece(topic_partition, &range, &bytes).map(Some);
+                    let decoded = decode_piece(topic_partition, &range, &bytes);
+                    if decoded.is_err() {
+                        // The file may have been mended since the piece was read.
+                        let mut state = self.inner.state.borrow_mut();
+                        state.pieces.forget_at(topic_partition, segment.incarnation, range.start);
+                        if !std::mem::replace(&mut read_again, true) {
+                            continue;
+                        }
+                    }
+                    return decoded.map(Some);
                 }
                 Err(error) => {
                     if !self.is_gone(topic_partition, &segment, &error) {
@@ -302,14 +314,15 @@ impl<D: Disk> Store<D> {
     ) -> Result<Option<PieceRange>, ReadError> {
         let find = |index: &Index| {
             let at = index.position_of(from);
-            let start = index.entries.get(at)?.position();
+            let first = index.entries.get(at)?;
+            let (start, base_offset) = (first.position(), first.base_offset);
             let end_of = |at: usize| index.entries.get(at + 1).map_or(segment.end_position, |next| next.position());
             let first_end = end_of(at);
             let limit = start + wanted.clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX) as u64;
             let ends = || (at..index.entries.len()).map(end_of).take_while(|end| *end <= limit);
             let end = ends().last().unwrap_or(first_end);
             let wanted_end = ends().find(|end| end - start >= wanted as u64).unwrap_or(end);
-            Some(PieceRange { segment, start, first_end, wanted_end, end })
+            Some(PieceRange { segment, start, base_offset, first_end, wanted_end, end })
         };
         if segment.state == SegmentState::Active {
             let state = self.inner.state.borrow();
@@ -490,7 +503,7 @@ fn decode_piece(topic_partition: TopicPartition, range: &PieceRange, bytes: &Byt
                 topic_partition,
                 &range.segment,
                 position,
-                range.segment.base_offset,
+                range.base_offset,
             ))));
         };
         at += header.total_bytes();

@@ -1,12 +1,19 @@
 //! Damaged files: each is named, with the way out, and what does not depend on it is served.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
+use kafka_protocol::messages::{ApiKey, ProduceResponse};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
+use tidegate_records::{batch::Compression, build::BatchBuilder, time::Timestamp};
 
 use crate::{
     broker::Broker,
-    faults::{assert_serves, fetch, good_batch, produce},
+    faults::{assert_serves, fetch, fetch_from, good_batch, now_ms, produce, produce_request},
     librdkafka::{WAIT, client},
     raw::Raw,
     traps::create,
@@ -320,4 +327,70 @@ fn a_damaged_plugin_is_named() {
     std::fs::remove_file(&component).expect("it is there");
     let (good, said) = verified(&broker);
     assert!(!good && said.contains(".wasm: "), "{said}");
+}
+
+/// What a disk loses while the broker runs is met by who reads it: nothing was said of it, and nobody but consumers that made no progress knew.
+#[test]
+fn damage_below_a_running_broker_is_said_and_costs_its_readers_alone() {
+    const DAMAGED: i64 = 5;
+    let mut broker = Broker::start();
+    let mut raw = Raw::new(broker.connect());
+    let hurt = create(&mut raw, "hurt", 2).simple().to_string();
+    create(&mut raw, "well", 1);
+    let batch = |value: &str| {
+        let mut builder = BatchBuilder::new(Compression::None);
+        builder.push(Timestamp(now_ms()), None, Some(value.repeat(20_000).as_bytes()), []);
+        builder.build().0
+    };
+    for number in 0..BATCHES {
+        let batch = batch(&format!("number {number}, "));
+        let request = produce_request("hurt", [(0, batch.clone()), (1, batch.clone())]);
+        let answer: ProduceResponse = raw.call(ApiKey::Produce, 9, &request);
+        assert!(answer.responses[0].partition_responses.iter().all(|answer| answer.error_code == 0));
+        assert_eq!(produce(&mut raw, "well", batch).0, 0);
+    }
+    // So that nothing of it is in memory.
+    assert!(broker.stop().success());
+    broker.restart();
+    let segment = only(&broker, |file| file.contains(&format!("{hurt}-0/")) && file.ends_with(".tgs"));
+    let bytes = std::fs::read(&segment).expect("it can be read");
+    let value = format!("number {DAMAGED}, number {DAMAGED}");
+    let at = bytes.windows(value.len()).position(|window| window == value.as_bytes()).expect("a record") + 1_000;
+    let file = File::options().write(true).open(&segment).expect("it is there");
+    let put = |byte: u8| {
+        file.write_all_at(&[byte], at as u64).expect("it can be written");
+        file.sync_all().expect("it is on the disk");
+    };
+    put(!bytes[at]);
+
+    let started = Instant::now();
+    let mut raw = Raw::new(broker.connect());
+    for _ in 0..50 {
+        assert_eq!(fetch_from(&mut raw, "hurt", 0, DAMAGED), (56, 0), "KAFKA_STORAGE_ERROR");
+        for (topic, partition, offset) in
+            [("hurt", 0, 0), ("hurt", 0, DAMAGED + 1), ("hurt", 1, DAMAGED), ("well", 0, DAMAGED)]
+        {
+            let (code, bytes) = fetch_from(&mut raw, topic, partition, offset);
+            assert!(code == 0 && bytes > 0, "{topic}-{partition} from {offset}: {code}");
+        }
+    }
+    let logged = broker.logged();
+    let said: Vec<&str> = logged.lines().filter(|line| line.contains("records cannot be read")).collect();
+    // Once a minute.
+    assert!(!said.is_empty() && said.len() as u64 <= 1 + started.elapsed().as_secs() / 60, "{said:?}");
+    let name = segment.file_name().and_then(|name| name.to_str()).expect("a name");
+    let (_, from) = said[0].split_once(&format!("{name} is damaged at byte ")).expect("the file and the byte");
+    let from: usize = from.split(',').next().and_then(|byte| byte.parse().ok()).expect("a number");
+    assert!((from..from + (512 << 10)).contains(&at), "said at {from}, done at {at}");
+    for part in [&format!("from offset {DAMAGED} on"), "Restore the file from a copy", "delete the topic"] {
+        assert!(said[0].contains(part), "{part} in {}", said[0]);
+    }
+    // It takes records as before, and they are read.
+    let next = BATCHES as i64;
+    assert_eq!(produce(&mut raw, "hurt", good_batch()).0, 0);
+    assert_eq!(fetch_from(&mut raw, "hurt", 0, next), (0, good_batch().len()));
+    // Mended, it is read again: nothing of what was damaged is kept.
+    put(bytes[at]);
+    let (code, bytes) = fetch_from(&mut raw, "hurt", 0, DAMAGED);
+    assert!(code == 0 && bytes > 0, "{code}");
 }
