@@ -45,23 +45,26 @@ const BACKGROUND_WRITE_BYTES_MAX: usize = 1024 * 1024;
 /// One read asks for at most this much.
 const READ_BYTES_MAX: usize = 1024 * 1024;
 
-/// Kept at the top of the data directory and given up when a small file finds the disk full: deleting records and segments, which makes
-/// room, needs some first.
+/// Kept at the top of the data directory and given up, a step at a time, when a small file finds the disk full: deleting records and segments,
+/// which makes room, needs some first.
 const RESERVE_FILE: &str = "reserve";
 const RESERVE_BYTES: u64 = 1 << 20;
+/// More than a manifest takes, and too little for records to be written in its place. A deletion of records needs two.
+const RESERVE_STEP_BYTES: u64 = 64 << 10;
 /// It is made again only where so many times its size are free.
 const RESERVE_SHARE: u64 = 16;
 
-/// Makes the reserve of a data directory, where there is none and there is room.
+/// Makes the reserve of a data directory, where it is not whole and there is room.
 ///
 /// # Errors
 /// The file could not be made; it is tried again later.
 pub(crate) fn keep_reserve(root: &Path) -> io::Result<()> {
     let path = root.join(RESERVE_FILE);
-    if path.exists() || free_bytes(root)? < RESERVE_BYTES * RESERVE_SHARE {
+    let is_whole = fs::metadata(&path).is_ok_and(|metadata| metadata.len() >= RESERVE_BYTES);
+    if is_whole || free_bytes(root)? < RESERVE_BYTES * RESERVE_SHARE {
         return Ok(());
     }
-    let file = fs::File::create(&path)?;
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
     // SAFETY: allocates blocks for an open file; no pointers are passed.
     let refused = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, RESERVE_BYTES.cast_signed()) };
     if refused != 0 {
@@ -151,13 +154,20 @@ impl UringDisk {
         }
     }
 
-    /// Whether there was a reserve, whose room is free now.
+    /// Whether there was something of the reserve left, of which a step is free now.
     fn give_up_reserve(&self) -> bool {
-        let given_up = fs::remove_file(self.shared.options.root.join(RESERVE_FILE)).is_ok();
-        if given_up {
+        let path = self.shared.options.root.join(RESERVE_FILE);
+        let cut = || -> io::Result<u64> {
+            let file = fs::OpenOptions::new().write(true).open(&path)?;
+            let bytes = file.metadata()?.len();
+            file.set_len(bytes.saturating_sub(RESERVE_STEP_BYTES))?;
+            Ok(bytes)
+        };
+        let bytes = cut().unwrap_or(0);
+        if bytes == RESERVE_BYTES {
             tracing::warn!("the disk is full: the last {} KiB are used to delete records", RESERVE_BYTES >> 10);
         }
-        given_up
+        bytes > 0
     }
 
     async fn replace_once(&self, path: &Path, content: &[u8]) -> Result<(), DiskError> {
@@ -412,11 +422,12 @@ impl Disk for UringDisk {
     }
 
     async fn replace(&self, path: &Path, content: &[u8]) -> Result<(), DiskError> {
-        match self.replace_once(path, content).await {
-            Err(error) if error.kind == DiskErrorKind::Full && self.give_up_reserve() => {
-                self.replace_once(path, content).await
+        loop {
+            match self.replace_once(path, content).await {
+                // Others may have been faster.
+                Err(error) if error.kind == DiskErrorKind::Full && self.give_up_reserve() => {}
+                done => return done,
             }
-            done => done,
         }
     }
 

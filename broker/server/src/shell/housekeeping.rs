@@ -37,7 +37,12 @@ pub(crate) async fn clean(core: &Rc<Core>) {
 async fn clean_one(core: &Rc<Core>, partition: TopicPartition, expiry: Expiry) {
     let segments = segments(core, partition);
     let steps = core.shard.borrow().plan_cleaning(core.clock.now(), partition, expiry, &segments);
+    let mut has_failed = false;
     for step in steps {
+        // On a full disk nothing can be rolled before something is deleted: what is sealed goes all the same.
+        if has_failed && !matches!(step, CleaningStep::DeleteBelow(_)) {
+            break;
+        }
         let done = match step {
             CleaningStep::Roll => core.log.roll(partition).await,
             CleaningStep::DeleteBelow(offset) => {
@@ -54,7 +59,7 @@ async fn clean_one(core: &Rc<Core>, partition: TopicPartition, expiry: Expiry) {
         };
         if let Err(error) = done {
             tracing::warn!(%partition, error, "a log could not be cleaned; it is tried again");
-            break;
+            has_failed = true;
         }
     }
 }

@@ -1,5 +1,18 @@
 //! A disk without room, and a disk that has died.
 
+use bytes::Bytes;
+use kafka_protocol::{
+    messages::{
+        ApiKey, DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+        DescribeConfigsRequest, DescribeConfigsResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
+        MetadataResponse, TopicName,
+        delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
+        delete_topics_request::DeleteTopicState,
+        describe_configs_request::DescribeConfigsResource,
+        list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
+    },
+    protocol::StrBytes,
+};
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -7,8 +20,11 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord},
 };
 
+use tidegate_records::{batch::Compression, build::BatchBuilder, time::Timestamp};
+
 use crate::{
     broker::Broker,
+    faults::{assert_serves, fetch, fetch_from, good_batch, now_ms, produce},
     librdkafka::{WAIT, block_on, client, create_topic},
     raw::Raw,
     traps::create,
@@ -118,6 +134,125 @@ fn most_of_a_small_disk_holds_records() {
         assert!(bytes > 28 << 20, "{bytes} bytes of records on a disk of 64 MiB");
         assert_reads(&broker, "kept", &acknowledged);
     }
+}
+
+/// Where segments had no room any more the journal still had some, until so much waited to be moved that every connection was held back: nobody
+/// was answered, not even who wanted to delete something.
+#[test]
+fn on_a_full_disk_everything_is_answered_and_deleting_makes_room() {
+    for volume in Volume::all(320) {
+        eprintln!("on {:?}", volume.kind);
+        let settings = "\"log.segment.bytes\" = 4194304\n";
+        let mut broker = Broker::start_configured(settings, &["--shards", "1"], Some(volume));
+        let mut raw = Raw::new(broker.connect());
+        for topic in ["kept", "doomed", "other"] {
+            create(&mut raw, topic, 1);
+        }
+        assert_eq!(produce(&mut raw, "other", good_batch()).0, 0);
+        let large = large_batch();
+        for _ in 0..40 {
+            assert_eq!(produce(&mut raw, "doomed", large.clone()).0, 0);
+        }
+        let reserve = broker.data_dir().join("reserve");
+        let is_reserved = || std::fs::metadata(&reserve).is_ok_and(|metadata| metadata.len() == 1 << 20);
+        wait_until(is_reserved);
+
+        let mut kept = fill_with_records(&mut raw, "kept", &large);
+        assert_everything_is_answered(&broker);
+        // A topic goes, and its room is had again.
+        let doomed = DeleteTopicState::default().with_name(Some(name("doomed")));
+        let request = DeleteTopicsRequest::default().with_topics(vec![doomed]).with_timeout_ms(30_000);
+        let answer: DeleteTopicsResponse = raw.call(ApiKey::DeleteTopics, 6, &request);
+        assert_eq!(answer.responses[0].error_code, 0, "{:?}", answer.responses[0].error_message);
+        wait_until(|| produce(&mut raw, "kept", large.clone()).0 == 0);
+        kept += 1 + fill_with_records(&mut raw, "kept", &large);
+        assert_everything_is_answered(&broker);
+
+        // Nothing whatever is left: what is kept for manifests is used. The first says where the log starts now, and others may have the room that
+        // was made for it; the second lets the segments go, though the last one cannot be closed before there is room.
+        broker.volume().fill(0);
+        let first = kept / 2;
+        assert_eq!(delete_records(&mut raw, "kept", first), (0, first));
+        // ext4 may still have a block somewhere.
+        let is_used = broker.logged().contains("are used to delete records");
+        assert!(is_used || broker.volume().kind == Kind::Ext4, "the reserve is used, and that is said");
+        wait_until(|| produce(&mut raw, "kept", large.clone()).0 == 0);
+        kept += 1;
+        broker.volume().make_room();
+        wait_until(is_reserved);
+
+        // What was acknowledged and not deleted is there, before and after a crash.
+        for _ in 0..2 {
+            let mut raw = Raw::new(broker.connect());
+            let (code, bytes) = fetch_from(&mut raw, "kept", 0, first - 1);
+            assert_eq!((code, bytes), (1, 0), "OFFSET_OUT_OF_RANGE");
+            for offset in first..kept {
+                let (code, bytes) = fetch_from(&mut raw, "kept", 0, offset);
+                assert!(code == 0 && bytes >= large.len(), "{offset} of {first}..{kept}: {code}");
+            }
+            assert_eq!(fetch(&mut raw, "other"), (0, good_batch().len()));
+            broker.kill();
+            broker.restart();
+        }
+        assert!(broker.stop().success());
+    }
+}
+
+fn name(topic: &str) -> TopicName {
+    TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+fn large_batch() -> Bytes {
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder.push(Timestamp(now_ms()), None, Some(&vec![7; 900_000]), []);
+    builder.build().0
+}
+
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    while !is_so() {
+        std::thread::yield_now();
+    }
+}
+
+/// Produces until nothing more is taken. How many batches were.
+fn fill_with_records(raw: &mut Raw, topic: &str, batch: &Bytes) -> i64 {
+    let (mut taken, mut refused) = (0, 0);
+    while refused < 50 {
+        let (code, message) = produce(raw, topic, batch.clone());
+        assert!(matches!(code, 0 | 56), "{code} {message}");
+        if code == 0 { taken += 1 } else { refused += 1 }
+    }
+    taken
+}
+
+/// The error code, and the new start of the log.
+fn delete_records(raw: &mut Raw, topic: &str, before: i64) -> (i16, i64) {
+    let partition = DeleteRecordsPartition::default().with_offset(before);
+    let topic = DeleteRecordsTopic::default().with_name(name(topic)).with_partitions(vec![partition]);
+    let request = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(30_000);
+    let answer: DeleteRecordsResponse = raw.call(ApiKey::DeleteRecords, 2, &request);
+    let partition = &answer.topics[0].partitions[0];
+    (partition.error_code, partition.low_watermark)
+}
+
+fn assert_everything_is_answered(broker: &Broker) {
+    let mut raw = Raw::new(broker.connect());
+    let answer: MetadataResponse = raw.call(ApiKey::Metadata, 12, &MetadataRequest::default().with_topics(None));
+    assert!(answer.topics.iter().any(|topic| topic.name == Some(name("kept"))));
+    assert_eq!(fetch(&mut raw, "other"), (0, good_batch().len()));
+    let (code, bytes) = fetch(&mut raw, "kept");
+    assert!(code == 0 && bytes > 0, "{code}");
+    let partition = ListOffsetsPartition::default().with_timestamp(-1);
+    let topic = ListOffsetsTopic::default().with_name(name("kept")).with_partitions(vec![partition]);
+    let request = ListOffsetsRequest::default().with_topics(vec![topic]);
+    let answer: ListOffsetsResponse = raw.call(ApiKey::ListOffsets, 7, &request);
+    assert_eq!(answer.topics[0].partitions[0].error_code, 0);
+    let resource = DescribeConfigsResource::default().with_resource_type(2).with_resource_name(name("kept").0);
+    let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
+    let answer: DescribeConfigsResponse = raw.call(ApiKey::DescribeConfigs, 4, &request);
+    assert_eq!(answer.results[0].error_code, 0);
+    assert_serves(broker);
+    assert_eq!(broker.get("/healthz").0, 200);
 }
 
 /// A flush that fails leaves the pages in doubt: nothing is retried over it, nothing more is acknowledged, and the process ends.
