@@ -214,6 +214,21 @@ const decision = (one) => {
   }
 };
 
+/** What policies see of a partition, whatever they are asked. */
+const readLog = ({ partition, startOffset, highWatermark, segments }) => ({
+  partition,
+  startOffset: Number(startOffset),
+  highWatermark: Number(highWatermark),
+  segments: segments.map((segment) => ({
+    // Whether it is offloaded, where that is told.
+    ...segment,
+    baseOffset: Number(segment.baseOffset),
+    nextOffset: Number(segment.nextOffset),
+    maxTimestamp: Number(segment.maxTimestamp),
+    bytes: Number(segment.bytes),
+  })),
+});
+
 /** What is not said to be kept is erased for good: an answer that was forgotten is none. */
 const bitmap = (kept) => {
   kept.forEach((keeps, position) => {
@@ -329,15 +344,7 @@ export const component = (kind, imports) => {
   const retaining = {
     evaluate: failing((topic, logs, now) => {
       const seen = logs.map((log) => ({
-        partition: log.partition,
-        startOffset: Number(log.startOffset),
-        highWatermark: Number(log.highWatermark),
-        segments: log.segments.map((segment) => ({
-          baseOffset: Number(segment.baseOffset),
-          nextOffset: Number(segment.nextOffset),
-          maxTimestamp: Number(segment.maxTimestamp),
-          bytes: Number(segment.bytes),
-        })),
+        ...readLog(log),
         readers: log.readers.map((reader) => ({
           group: reader.group,
           committed: Number(reader.committed),
@@ -362,5 +369,12 @@ export const component = (kind, imports) => {
       return bitmap(checked(plugin.keep(seen, partition, Array.from(offsets, Number)), batch.count, "keep"));
     }),
   };
-  return { lifecycle, routing, partitioning, acknowledging, retaining, filtering };
+  const offloading = {
+    offload: failing((topic, logs, now) => {
+      const seen = logs.map((log) => ({ ...readLog(log), activeBytes: Number(log.activeBytes) }));
+      const chosen = checked(plugin.offload(topic.name, seen, Number(now)), seen.length, "offload");
+      return chosen.map((segments) => Uint32Array.from(segments, (segment) => whole(segment, "a segment to offload")));
+    }),
+  };
+  return { lifecycle, routing, partitioning, acknowledging, retaining, filtering, offloading };
 };

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { DROP, KEEP, AckHook, Eraser, Failed, Partitioner, Retention, Router, bytes, refuse, reject, text, uniform } from "../index.js";
+import { DROP, KEEP, AckHook, Archivist, Eraser, Failed, Offloader, Partitioner, Retention, Router, bytes, refuse, reject, text, uniform } from "../index.js";
 import { component, nullBits, places, whole } from "../component.js";
 import { SENT_TO, batch, opened, record, route } from "../testkit.js";
 
@@ -192,6 +192,27 @@ test("numbers of 64 bits cross as numbers", () => {
   const log = { partition: 0, startOffset: 0, highWatermark: 9, segments: [], readers: [] };
   const answer = policy.retaining.evaluate({ name: "t", partitions: 1 }, [log], 5);
   assert.deepEqual([answer.verdicts[0].deleteBefore, answer.againInMs], [0, 0]);
+});
+
+test("segments are chosen by their indexes", () => {
+  for (const kind of [Offloader, Archivist]) {
+    class Old extends kind {
+      offload(topic, logs, now) {
+        this.seen = { topic, logs, now };
+        return logs.map((log) => (log.partition === 3 ? ["1"] : log.segments.keys()));
+      }
+    }
+    const policy = component(Old, imports);
+    policy.lifecycle.open("");
+    const segment = { baseOffset: 0n, nextOffset: 9n, maxTimestamp: 5n, bytes: 100n, offloaded: true };
+    const log = { partition: 0, startOffset: 0n, highWatermark: 9n, segments: [segment, segment], activeBytes: 7n };
+    const offload = (logs) => policy.offloading.offload({ name: "t", partitions: 1 }, logs, 5n);
+    assert.deepEqual(offload([log, { ...log, segments: [] }]), [Uint32Array.from([0, 1]), Uint32Array.from([])]);
+    assert.throws(() => offload([{ ...log, partition: 3 }]), (error) => error.val === "a segment to offload is 1, not a whole number from 0 to 4294967295");
+    const silent = component(class extends kind {}, imports);
+    silent.lifecycle.open("");
+    assert.throws(() => silent.offloading.offload({ name: "t" }, [], 0), (error) => error.val === "this policy has no method `offload`");
+  }
 });
 
 test("a check or a record that was forgotten is a failure", () => {

@@ -59,6 +59,8 @@ fn entry_module(world: &str, main: &str) -> String {
         "partitioner" => &["lifecycle", "partitioning"],
         "ack" => &["lifecycle", "acknowledging"],
         "eraser" => &["lifecycle", "retaining", "filtering"],
+        "offloader" => &["lifecycle", "retaining", "offloading"],
+        "archivist" => &["lifecycle", "retaining", "filtering", "offloading"],
         _ => &["lifecycle", "retaining"],
     };
     let imports: &[&str] = if world == "router" { &["log", "metrics", "topics"] } else { &["log", "metrics"] };
