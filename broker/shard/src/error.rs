@@ -136,6 +136,8 @@ pub fn metadata_code(error: &MetadataError) -> i16 {
             Kafka::InvalidConfig
         }
         MetadataError::PluginAttached { .. } => Kafka::PolicyViolation,
+        // Clients that are told no more than the code say "Topic deletion is disabled".
+        MetadataError::TopicNamed { .. } => Kafka::TopicDeletionDisabled,
         // Retriable: whoever computed the change computes it again.
         MetadataError::ConfigChanged { .. } => Kafka::NotController,
         MetadataError::ProducerIdsExhausted => Kafka::UnknownServerError,

@@ -4,6 +4,7 @@ use std::{path::Path, process::Command};
 
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
+    admin::AdminOptions,
     consumer::{BaseConsumer, Consumer as _},
     error::RDKafkaErrorCode,
     message::{Header, Headers as _, OwnedHeaders, OwnedMessage},
@@ -15,7 +16,7 @@ use tidegate_plugin_host::build::{Profile, Progress, build_component};
 use crate::{
     broker::Broker,
     faults::{good_batch, mended, produce},
-    librdkafka::{WAIT, block_on, client, create_topic, read},
+    librdkafka::{WAIT, admin, block_on, client, create_topic, read},
     raw::Raw,
     routed::deploy,
 };
@@ -369,6 +370,36 @@ fn policies_and_limits_that_cannot_hold_are_refused_when_they_are_set() {
     assert!(good, "{said}");
     send(&broker, "two", &["a"]).expect("it fits");
     assert_eq!(read(&broker, "two", 1, 1)[&0].len(), 1);
+}
+
+/// It could be deleted, and was missed when the router failed next: by then its records had nowhere to go.
+#[test]
+fn a_topic_for_dead_letters_or_unroutable_records_stays_as_long_as_it_is_named() {
+    let broker = broker();
+    let letters = [("tidegate.router.on.failure", "dead-letter"), ("tidegate.dead.letter.topic", "letters")];
+    routed(&broker, "failing", "fail", &letters);
+    let alternate = [("tidegate.router.unroutable", "alternate"), ("tidegate.router.unroutable.topic", "rest")];
+    routed(&broker, "dropping", "every-second", &alternate);
+    let admin = admin(&broker);
+    let delete = |topics: &[&str]| -> Vec<Result<String, (String, RDKafkaErrorCode)>> {
+        block_on(admin.delete_topics(topics, &AdminOptions::new())).expect("an answer")
+    };
+    let disabled = |topic: &str| Err((topic.to_owned(), RDKafkaErrorCode::TopicDeletionDisabled));
+    assert_eq!(delete(&["letters", "rest"]), [disabled("letters"), disabled("rest")]);
+    // The command line has the words.
+    let (good, said) = tidegate(&broker, &["topic", "delete", "rest"]);
+    let words =
+        "topic 'rest' is where records of topic 'dropping' go (tidegate.router.unroutable.topic); detach it first";
+    assert!(!good && said.contains(words), "{said}");
+    send(&broker, "failing", &["a"]).expect("a dead letter");
+    assert_eq!(values(&broker, "letters", 1), ["a"]);
+    // Without the configuration it goes, and so it does with the topic that names it.
+    let unset = ["--config", "tidegate.router.unroutable=drop", "--unset", "tidegate.router.unroutable.topic"];
+    let (good, said) = tidegate(&broker, &[&["topic", "alter", "dropping"], &unset[..]].concat());
+    assert!(good, "{said}");
+    let deleted = |topic: &str| Ok(topic.to_owned());
+    assert_eq!(delete(&["rest"]), [deleted("rest")]);
+    assert_eq!(delete(&["letters", "failing"]), [deleted("letters"), deleted("failing")]);
 }
 
 /// Its producer would wait for a transaction that no destination knows of.
