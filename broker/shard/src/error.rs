@@ -76,6 +76,13 @@ impl PartitionError {
         }
     }
 
+    /// Whether an idempotent producer sends the batch again that was routed: also where it only waits for one before it.
+    #[must_use]
+    pub fn comes_again(&self) -> bool {
+        let waits = matches!(self, Self::Append(AppendError::Sequence(SequenceError::OutOfOrderSequence { .. })));
+        waits || self.is_passing()
+    }
+
     /// The errors of single records, where there are some (KIP-467).
     #[must_use]
     pub fn record_errors(&self) -> &[(i32, String)] {
