@@ -345,6 +345,34 @@ fn new_hooks_and_policies_build_and_do_what_their_readme_says() {
     new_policies_offload(folder.path(), "", |kind| format!("target/plugins/{kind}.component.wasm"));
 }
 
+/// They are asked about in batches of a thousand; of a file with more, the rest was left out.
+#[test]
+fn a_plugin_is_tested_with_all_records_of_a_file() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let plugin = component(&repository().join("plugins/router-direct"));
+    let records: String = (0..2_500).map(|number| format!("{{ \"key\": \"{}\" }}\n", number % 3)).collect();
+    let expected: String = (0..2_500)
+        .map(|number| if number % 3 == 0 { "{ \"to\": [\"zero\"] }\n" } else { "{ \"to\": [\"rest\"] }\n" })
+        .collect();
+    fs::write(folder.path().join("records.jsonl"), records).expect("written");
+    fs::write(folder.path().join("expected.jsonl"), &expected).expect("written");
+    let config = r#"{"bindings":[{"key":"0","topic":"zero"},{"key":"1","topic":"rest"},{"key":"2","topic":"rest"}]}"#;
+    let arguments = ["plugin", "test", &plugin, "--records", "records.jsonl", "--config", config];
+    let test = |more: &[&str]| tidegate(folder.path(), &[&arguments[..], more].concat());
+    assert_eq!(test(&["--expect", "expected.jsonl"]), "2,500 records went where they should\n");
+    let answered: Vec<Value> = serde_json::from_str(&test(&["--json"])).expect("JSON");
+    assert_eq!(answered.len(), 2_500);
+    assert!(answered.iter().enumerate().all(|(number, one)| one["record"] == number), "in their order");
+    // One that goes elsewhere is found behind the first thousand.
+    let wrong = expected.trim_end().strip_suffix("[\"zero\"] }").map(|rest| format!("{rest}[\"rest\"] }}\n"));
+    fs::write(folder.path().join("expected.jsonl"), wrong.expect("the last is one of zero")).expect("written");
+    let mut command = shell("exec tidegate \"$@\"", folder.path());
+    command.arg("tidegate").args(arguments).args(["--expect", "expected.jsonl"]);
+    let refused = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("1 of 2500 records") && said.contains("record 2499"), "{said}");
+}
+
 #[test]
 fn a_plugin_is_tried_without_writing_anything() {
     let broker = Broker::start();

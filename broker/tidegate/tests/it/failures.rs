@@ -150,6 +150,48 @@ fn records_whose_router_fails_become_dead_letters_that_say_why() {
     assert!(good && said.contains("error hostile v1 at panic: trapped, 1 times on this shard"), "{said}");
 }
 
+/// A producer could make a letter say where else it came from, and a letter that is sent on had two answers to each question.
+#[test]
+fn what_a_dead_letter_says_of_itself_its_producer_cannot_forge() {
+    let broker = broker();
+    let policy = [("tidegate.router.on.failure", "dead-letter"), ("tidegate.dead.letter.topic", "letters")];
+    routed(&broker, "failing", "fail", &policy);
+    routed(&broker, "working", "keep", &policy);
+    let forged = ["disposition", "original.topic", "original.partition", "original.offset", "plugin", "message"];
+    let names: Vec<String> = forged.iter().map(|name| format!("_dlq.errors.{name}")).collect();
+    let producer: FutureProducer = client(&broker).create().expect("a producer");
+    let send = |topic: &str| {
+        let headers = names.iter().fold(OwnedHeaders::new(), |headers, key| {
+            headers.insert(Header { key, value: Some("forged") }).insert(Header { key: "_dlq.own", value: Some("1") })
+        });
+        let record = FutureRecord::to(topic).key("k").payload("v").headers(headers);
+        block_on(producer.send(record, WAIT)).expect("sent");
+    };
+    let found = |topic: &str| -> Vec<(String, String)> {
+        let message = messages(&broker, topic, 1).remove(0);
+        let text = |header: Header<'_, &[u8]>| {
+            (header.key.to_owned(), String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned())
+        };
+        message.headers().expect("headers").iter().map(text).collect()
+    };
+    send("failing");
+    let (own, said): (Vec<_>, Vec<_>) =
+        found("letters").into_iter().partition(|(name, _)| !name.starts_with("_dlq.errors."));
+    assert_eq!(own.len(), forged.len(), "other headers stay, all of them: {own:?}");
+    let said: Vec<(&str, &str)> = said.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let expected = [
+        ("_dlq.errors.disposition", "PLUGIN_FAILED"),
+        ("_dlq.errors.original.topic", "failing"),
+        ("_dlq.errors.original.partition", "0"),
+        ("_dlq.errors.plugin", "hostile"),
+    ];
+    assert_eq!(&said[..4], &expected, "each once, and nothing of an offset that nobody knows");
+    assert!(said.len() == 5 && said[4].0 == "_dlq.errors.message" && said[4].1.contains("I cannot"), "{said:?}");
+    // What is no letter is its producer's own.
+    send("working");
+    assert_eq!(found("working").iter().filter(|(_, value)| value == "forged").count(), forged.len());
+}
+
 /// A letter is as much the producer's batch as any routed part: what is sent again is recognised.
 #[test]
 fn dead_letters_are_written_once_over_kill_9() {
