@@ -94,35 +94,6 @@ const broker = ({ topics, log, metrics }) => ({
   observe: (series, value) => metrics.observe(series, real(value, "the value of a histogram")),
 });
 
-/**
- * The bits of a word of nulls. A word with a high bit crosses as the nearest double (see `LONG_MAX`), so several words may have been meant. Those
- * are left out that would make a null of what has a length; of the others every null is taken for one. So a null is never taken for empty, and what
- * is empty is taken for null only where the double leaves that open. `empty` are the bits of values without a length.
- */
-export const nullBits = (word, empty) => {
-  const signed = BigInt(word);
-  const magnitude = signed < 0n ? -signed : signed;
-  if (typeof word === "bigint" || magnitude <= BigInt(LONG_MAX)) return BigInt.asUintN(64, signed);
-  const isMeant = (bits) =>
-    (bits & ~empty) === 0n && (Number(bits) === word || Number(BigInt.asIntN(64, bits)) === word);
-  // Of all that may have been meant this has the most nulls, and is what was meant where all that is empty is null.
-  if (isMeant(empty)) return empty;
-  const lost = BigInt(magnitude.toString(2).length - 53);
-  const low = empty & ((1n << lost) - 1n);
-  const [down, up] = [signed, ((signed >> lost) - 1n) << lost].map((high) => BigInt.asUintN(64, high));
-  let bits = 0n;
-  // What was rounded down: each low bit that is small enough may be one of it.
-  if (isMeant(down)) {
-    bits |= down;
-    for (let bit = 1n; bit <= low; bit <<= 1n) {
-      if ((bit & low) !== 0n && isMeant(down | bit)) bits |= bit;
-    }
-  }
-  // What was rounded up: the more low bits, the nearer.
-  if (isMeant(up | low)) bits |= up | low;
-  return bits;
-};
-
 /** The values of a column as it crosses into the sandbox: one after another, and where each ends. */
 const unpack = ({ data, ends, nulls }) => {
   const bytes = data instanceof Uint8Array ? data : Uint8Array.from(data);
@@ -132,16 +103,14 @@ const unpack = ({ data, ends, nulls }) => {
     values[i] = bytes.subarray(start, ends[i]);
     start = ends[i];
   }
-  for (let word = 0; word < nulls.length; word++) {
-    if (!nulls[word]) continue;
-    let empty = 0n;
-    for (let bit = 0; bit < 64 && word * 64 + bit < values.length; bit++) {
-      if (values[word * 64 + bit].length === 0) empty |= 1n << BigInt(bit);
-    }
-    for (let bits = nullBits(nulls[word], empty), bit = 0; bits > 0n; bits >>= 1n, bit++) {
-      if ((bits & 1n) === 1n) values[word * 64 + bit] = null;
-    }
-  }
+  // Words of 64 bits, each as its low and its high half: whole, they would be doubles, and lose bits.
+  nulls.forEach((halves, word) => {
+    halves.forEach((half, high) => {
+      for (let bits = half >>> 0, at = word * 64 + high * 32; bits !== 0; bits >>>= 1, at++) {
+        if ((bits & 1) === 1) values[at] = null;
+      }
+    });
+  });
   return values;
 };
 
@@ -213,6 +182,21 @@ const decision = (one) => {
       throw new Failed(`${String(one)} is no decision: AS_ASKED, APPENDED, LEADER_DURABLE, MIN_IN_SYNC, ALL_IN_SYNC, until(...) or refuse(...)`);
   }
 };
+
+/** What policies see of a partition, whatever they are asked. */
+const readLog = ({ partition, startOffset, highWatermark, segments }) => ({
+  partition,
+  startOffset: Number(startOffset),
+  highWatermark: Number(highWatermark),
+  segments: segments.map((segment) => ({
+    // Whether it is offloaded, where that is told.
+    ...segment,
+    baseOffset: Number(segment.baseOffset),
+    nextOffset: Number(segment.nextOffset),
+    maxTimestamp: Number(segment.maxTimestamp),
+    bytes: Number(segment.bytes),
+  })),
+});
 
 /** What is not said to be kept is erased for good: an answer that was forgotten is none. */
 const bitmap = (kept) => {
@@ -329,15 +313,7 @@ export const component = (kind, imports) => {
   const retaining = {
     evaluate: failing((topic, logs, now) => {
       const seen = logs.map((log) => ({
-        partition: log.partition,
-        startOffset: Number(log.startOffset),
-        highWatermark: Number(log.highWatermark),
-        segments: log.segments.map((segment) => ({
-          baseOffset: Number(segment.baseOffset),
-          nextOffset: Number(segment.nextOffset),
-          maxTimestamp: Number(segment.maxTimestamp),
-          bytes: Number(segment.bytes),
-        })),
+        ...readLog(log),
         readers: log.readers.map((reader) => ({
           group: reader.group,
           committed: Number(reader.committed),
@@ -362,5 +338,12 @@ export const component = (kind, imports) => {
       return bitmap(checked(plugin.keep(seen, partition, Array.from(offsets, Number)), batch.count, "keep"));
     }),
   };
-  return { lifecycle, routing, partitioning, acknowledging, retaining, filtering };
+  const offloading = {
+    offload: failing((topic, logs, now) => {
+      const seen = logs.map((log) => ({ ...readLog(log), activeBytes: Number(log.activeBytes) }));
+      const chosen = checked(plugin.offload(topic.name, seen, Number(now)), seen.length, "offload");
+      return chosen.map((segments) => Uint32Array.from(segments, (segment) => whole(segment, "a segment to offload")));
+    }),
+  };
+  return { lifecycle, routing, partitioning, acknowledging, retaining, filtering, offloading };
 };

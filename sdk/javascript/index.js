@@ -210,6 +210,33 @@ export class Eraser extends Retention {
   }
 }
 
+const noOffload = () => {
+  throw new Failed("this policy has no method `offload`");
+};
+
+/** A `Retention` that also says which segments go to the object store. It is attached only where the broker has one. */
+export class Offloader extends Retention {
+  static world = "offloader";
+
+  /**
+   * For each partition, in order, the indexes of the segments that go to the object store, and from the disk. Those that are there already
+   * (`offloaded`) may be among them. `activeBytes` of a log are those of the active segment, which never goes. Called after `evaluate`, with
+   * what that has left.
+   */
+  offload(_topic, _logs, _now) {
+    return noOffload();
+  }
+}
+
+/** An `Eraser` that also offloads, as an `Offloader`. */
+export class Archivist extends Eraser {
+  static world = "archivist";
+
+  offload(_topic, _logs, _now) {
+    return noOffload();
+  }
+}
+
 /** Without a broker (in tests) names are numbered, and the rest is kept to be looked at. */
 export class TestHost {
   topics = new Map();

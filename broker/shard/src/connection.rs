@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use tidegate_records::ids::ShardId;
 
-use crate::shard::{Effect, Effects};
+use crate::{
+    RequestId,
+    shard::{Effect, Effects},
+};
 
 /// A connection, unique for the life of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +46,8 @@ pub(crate) struct Slot(u64);
 enum SlotState {
     Waiting {
         bytes: usize,
+        /// The request, where it is done but for those before it.
+        held: Option<RequestId>,
     },
     Answered(Vec<Bytes>),
     /// `acks=0`: nothing is sent.
@@ -74,8 +79,28 @@ impl Connections {
         self.open.insert(id, connection);
     }
 
-    pub(crate) fn closed(&mut self, id: ConnectionId) {
-        self.open.remove(&id);
+    /// Those that are held are given back: nobody waits for them any more.
+    pub(crate) fn closed(&mut self, id: ConnectionId) -> Vec<RequestId> {
+        let slots = self.open.remove(&id).map(|connection| connection.slots).unwrap_or_default();
+        let held = slots.into_iter().filter_map(|slot| match slot {
+            SlotState::Waiting { held, .. } => held,
+            SlotState::Answered(_) | SlotState::Silent => None,
+        });
+        held.collect()
+    }
+
+    /// Whether a request must wait for those before it on its connection, and is held until then: [`Effects::release`] has it when they
+    /// are answered.
+    pub(crate) fn hold(&mut self, id: ConnectionId, slot: Slot, request: RequestId) -> bool {
+        let Some(connection) = self.open.get_mut(&id) else { return false };
+        let index = slot.0.saturating_sub(connection.first) as usize;
+        match connection.slots.get_mut(index) {
+            Some(SlotState::Waiting { held, .. }) if index > 0 => {
+                *held = Some(request);
+                true
+            }
+            _ => false,
+        }
     }
 
     pub(crate) fn client_host(&self, id: ConnectionId) -> &str {
@@ -90,7 +115,7 @@ impl Connections {
     pub(crate) fn take_slot(&mut self, id: ConnectionId, request_bytes: usize) -> Option<Slot> {
         let connection = self.open.get_mut(&id)?;
         let slot = Slot(connection.first + connection.slots.len() as u64);
-        connection.slots.push_back(SlotState::Waiting { bytes: request_bytes });
+        connection.slots.push_back(SlotState::Waiting { bytes: request_bytes, held: None });
         connection.waiting_bytes += request_bytes;
         Some(slot)
     }
@@ -99,7 +124,10 @@ impl Connections {
     pub(crate) fn give_back_slot(&mut self, id: ConnectionId, request_bytes: usize) {
         if let Some(connection) = self.open.get_mut(&id) {
             let last = connection.slots.pop_back();
-            assert!(matches!(last, Some(SlotState::Waiting { bytes }) if bytes == request_bytes), "it was just taken");
+            assert!(
+                matches!(last, Some(SlotState::Waiting { bytes, .. }) if bytes == request_bytes),
+                "it was just taken"
+            );
             connection.waiting_bytes -= request_bytes;
         }
     }
@@ -128,13 +156,14 @@ impl Connections {
         let Some(connection) = self.open.get_mut(&id) else { return };
         let Some(index) = slot.0.checked_sub(connection.first) else { return };
         let Some(state) = connection.slots.get_mut(index as usize) else { return };
-        let SlotState::Waiting { bytes } = *state else { panic!("a request is answered once") };
+        let SlotState::Waiting { bytes, .. } = *state else { panic!("a request is answered once") };
         connection.waiting_bytes -= bytes;
         *state = frame.map_or(SlotState::Silent, SlotState::Answered);
         let first = connection.first;
         let mut chunks = Vec::new();
         while let Some(front) = connection.slots.front() {
-            if matches!(front, SlotState::Waiting { .. }) {
+            if let SlotState::Waiting { held, .. } = front {
+                effects.release.extend(*held);
                 break;
             }
             if let Some(SlotState::Answered(frame)) = connection.slots.pop_front() {

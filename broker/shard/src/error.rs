@@ -76,6 +76,13 @@ impl PartitionError {
         }
     }
 
+    /// Whether an idempotent producer sends the batch again that was routed: also where it only waits for one before it.
+    #[must_use]
+    pub fn comes_again(&self) -> bool {
+        let waits = matches!(self, Self::Append(AppendError::Sequence(SequenceError::OutOfOrderSequence { .. })));
+        waits || self.is_passing()
+    }
+
     /// The errors of single records, where there are some (KIP-467).
     #[must_use]
     pub fn record_errors(&self) -> &[(i32, String)] {
@@ -136,6 +143,8 @@ pub fn metadata_code(error: &MetadataError) -> i16 {
             Kafka::InvalidConfig
         }
         MetadataError::PluginAttached { .. } => Kafka::PolicyViolation,
+        // Clients that are told no more than the code say "Topic deletion is disabled".
+        MetadataError::TopicNamed { .. } => Kafka::TopicDeletionDisabled,
         // Retriable: whoever computed the change computes it again.
         MetadataError::ConfigChanged { .. } => Kafka::NotController,
         MetadataError::ProducerIdsExhausted => Kafka::UnknownServerError,

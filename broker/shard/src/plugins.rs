@@ -9,7 +9,9 @@
 //! sequence would be taken for a batch and its retry.
 //!
 //! Order: parts go to their owners in the order of the batches. A batch that was refused for a passing reason, here or by an owner, holds back
-//! those behind it until it comes again (`refused.rs`).
+//! those behind it until it comes again (`refused.rs`): none of them is acknowledged before it, also where it goes to other destinations
+//! (`api/produce.rs`). Clients count on that: librdkafka takes a batch behind for a sign that those before it were written, and a
+//! destination that has taken five batches more knows a retry no longer.
 //!
 //! A plugin that fails (`plugins/fault.rs`) gives the producer an error, unless the attachment's policy says that its records go on as if there
 //! were none, or to a dead-letter topic. A retry meets the same policy: where the plugin's failure depends on the batch alone, it ends up
@@ -68,7 +70,13 @@ use observed::Observed;
 use share::Shares;
 
 use crate::{
-    api::refuse_derived, error::PartitionError, message::ProduceItem, refused::Refused, request::Request, shard::Shard,
+    ConnectionId,
+    api::refuse_derived,
+    error::PartitionError,
+    message::ProduceItem,
+    refused::{Refused, Turn},
+    request::Request,
+    shard::Shard,
 };
 
 /// Destinations of one batch at most: a plugin's answer must not become a flood.
@@ -90,8 +98,10 @@ pub(crate) struct Plugins {
     /// Nanoseconds of calls since [`Shard::charge_plugins`].
     spent: u64,
     shares: Shares,
-    /// Batches that a plugin did not want to route now.
-    refused: Refused,
+    /// Batches that a plugin did not want to route now, or that a destination did not take: until they are routed again.
+    pub(crate) refused: Refused<ConnectionId>,
+    /// The same until they are acknowledged.
+    pub(crate) unacknowledged: Refused<ConnectionId>,
 }
 
 struct Deployed {
@@ -187,6 +197,18 @@ impl Plugins {
         self.observed.take()
     }
 
+    /// A batch was refused and will be sent again.
+    pub(crate) fn comes_again(&mut self, connection: ConnectionId, turn: Turn) {
+        self.refused.refused(connection, turn);
+        self.unacknowledged.refused(connection, turn);
+    }
+
+    /// Forgets what is remembered of a connection.
+    pub(crate) fn connection_closed(&mut self, connection: ConnectionId) {
+        self.refused.closed(connection);
+        self.unacknowledged.closed(connection);
+    }
+
     pub(crate) fn take_log(&mut self) -> Vec<PluginLog> {
         std::mem::take(&mut self.log)
     }
@@ -264,6 +286,8 @@ pub(crate) struct Checked {
     pub(crate) items: Vec<ProduceItem>,
     /// How long that may take, where a hook says less than the producer does.
     pub(crate) within: Option<Duration>,
+    /// Its place among those of its derived producer, where it is routed: it is acknowledged only behind those before it.
+    pub(crate) turn: Option<Turn>,
 }
 
 /// A batch as a client sent it.
@@ -502,7 +526,7 @@ impl Shard {
         if !is_asked_about && !is_watched {
             let (bytes, header, rule) = (batch.bytes().clone(), *batch.header(), commit.rule);
             let items = vec![ProduceItem { index, partition: sent_to, bytes, header, rule }];
-            return Ok(Checked { items, within: None });
+            return Ok(Checked { items, within: None, turn: None });
         }
         let batch = Batch {
             bytes: batch.bytes().clone(),
@@ -520,15 +544,18 @@ impl Shard {
         // The client's own sequence has no gaps: what must come again is known by its numbers.
         let producer = if is_routed { batch.producer() } else { None };
         let Some(producer) = producer else { return self.route(topic, batch, index) };
-        let derived = BatchHeader { producer_id: producer.id, ..batch.header };
-        self.plugins.refused.check(&derived).map_err(AppendError::from)?;
-        let routed = self.route(topic, batch, index);
+        let turn = Turn { producer: producer.id, epoch: producer.epoch, base_sequence: producer.base_sequence };
+        let connection = request.connection;
+        let routed = match self.plugins.refused.check(connection, turn) {
+            Ok(()) => self.route(topic, batch, index),
+            Err(error) => Err(AppendError::from(error).into()),
+        };
         match &routed {
-            Ok(_) => self.plugins.refused.taken(&derived),
-            Err(error) if error.is_passing() => self.plugins.refused.refused(&derived),
+            Ok(_) => self.plugins.refused.taken(connection, turn),
+            Err(error) if error.comes_again() => self.plugins.comes_again(connection, turn),
             Err(_) => {}
         }
-        routed
+        routed.map(|checked| Checked { turn: Some(turn), ..checked })
     }
 
     /// The parts of a batch: what its topic's hook lets through, where its router sends it, then the partitioners and hooks of the topics that
@@ -558,7 +585,7 @@ impl Shard {
                     // Nothing moves it: it keeps its bytes, and its producer its sequence.
                     let (bytes, header, rule) = (batch.bytes.clone(), batch.header, batch.commit.rule);
                     let items = vec![ProduceItem { index, partition: batch.sent_to, bytes, header, rule }];
-                    return Ok(Checked { items, within: batch.commit.within });
+                    return Ok(Checked { items, within: batch.commit.within, turn: None });
                 }
                 Targets::uniform(target, batch)?
             }
@@ -586,7 +613,7 @@ impl Shard {
             within = [within, target.commit.within].into_iter().flatten().min();
             items.push(ProduceItem { index, partition, bytes, header, rule: target.commit.rule });
         }
-        Ok(Checked { items, within })
+        Ok(Checked { items, within, turn: None })
     }
 
     /// Keeps what a batch brings to other topics than its own for who watches those.

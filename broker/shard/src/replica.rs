@@ -13,7 +13,10 @@ use bytes::Bytes;
 use tidegate_model::{
     compaction::{self, Compaction, OffsetMap, Plan},
     metadata::MetadataImage,
-    partition::{AppendError, Appended, Partition, Producers, producers::is_derived},
+    partition::{
+        AppendError, Appended, Partition, Producers,
+        producers::{SequenceCheck, is_derived},
+    },
     retention::{self, Expiry, Segment},
     topic_config::TopicConfig,
 };
@@ -26,7 +29,7 @@ use crate::{
     error::PartitionError,
     message::*,
     ownership,
-    refused::Refused,
+    refused::{Refused, Turn},
     shard::{
         AppendBatch, CleaningStep, Effect, Effects, Lookup, LookupAnswer, ReadId, ReadOutcome, RecoveredPartition,
         SnapshotDue,
@@ -263,12 +266,20 @@ impl Owned {
             return self.append_now(now, item, effects);
         }
         let replica = self.replicas.get(&item.partition).ok_or(PartitionError::UnknownTopicOrPartition)?;
-        replica.refused.check(&item.header).map_err(AppendError::from)?;
-        let appended = self.append_now(now, item, effects);
+        let turn = Turn::of(&item.header);
+        let appended = match replica.refused.check((), turn) {
+            Ok(()) => self.append_now(now, item, effects),
+            Err(error) => Err(AppendError::from(error).into()),
+        };
         if let Some(replica) = self.replicas.get_mut(&item.partition) {
             match &appended {
-                Ok(_) => replica.refused.taken(&item.header),
-                Err(error) if error.is_passing() => replica.refused.refused(&item.header),
+                Ok(_) => replica.refused.taken((), turn),
+                // What is there already need not come again: this is a late copy of it, from a connection that is gone.
+                Err(error) if error.comes_again() => {
+                    if matches!(replica.model.producers().check(&item.header), Ok(SequenceCheck::New)) {
+                        replica.refused.refused((), turn);
+                    }
+                }
                 Err(_) => {}
             }
         }

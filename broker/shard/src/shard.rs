@@ -289,6 +289,8 @@ pub struct Effects {
     pub observed: Vec<ObservedBatch>,
     pub(crate) replies: VecDeque<(Origin, Reply)>,
     asks: VecDeque<(ShardId, RequestId, Ask)>,
+    /// Requests that were done but for those before them on their connection, and are next there.
+    pub(crate) release: VecDeque<RequestId>,
 }
 
 impl Effects {
@@ -365,7 +367,12 @@ impl Shard {
             }
             Input::Connected { connection, client_host } => self.connections.opened(connection, client_host),
             Input::Frame { connection, frame } => api::frame(self, now, connection, frame, effects),
-            Input::Disconnected { connection } => self.connections.closed(connection),
+            Input::Disconnected { connection } => {
+                for held in self.connections.closed(connection) {
+                    self.in_flight.remove(&held);
+                }
+                self.plugins.connection_closed(connection);
+            }
             Input::Asked { origin, ask } => self.asked(now, origin, ask, effects),
             Input::Replied { request, reply } => self.replied(now, request, reply, effects),
             Input::Durable { partitions } => self.owned.durable(now, &partitions, effects),
@@ -394,6 +401,10 @@ impl Shard {
                 }
             } else if let Some((to, request, ask)) = effects.asks.pop_front() {
                 self.ask(now, to, request, ask, effects);
+            } else if let Some(id) = effects.release.pop_front() {
+                if let Some((request, work)) = self.in_flight.remove(&id) {
+                    api::release(self, now, &request, work, effects);
+                }
             } else {
                 break;
             }

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { DROP, KEEP, AckHook, Eraser, Failed, Partitioner, Retention, Router, bytes, refuse, reject, text, uniform } from "../index.js";
-import { component, nullBits, places, whole } from "../component.js";
+import { DROP, KEEP, AckHook, Archivist, Eraser, Failed, Offloader, Partitioner, Retention, Router, bytes, refuse, reject, text, uniform } from "../index.js";
+import { component, places, whole } from "../component.js";
 import { SENT_TO, batch, opened, record, route } from "../testkit.js";
 
 class Everywhere extends Router {
@@ -65,7 +65,7 @@ test("columns tell null and empty apart, and answers are columns again", () => {
   const exported = component(Everywhere, imports);
   exported.lifecycle.open("");
   const data = bytes("keepotherboth");
-  const values = { data, ends: Uint32Array.from([4, 9, 13, 13, 13]), nulls: BigUint64Array.from([1n << 3n]) };
+  const values = { data, ends: Uint32Array.from([4, 9, 13, 13, 13]), nulls: [[1 << 3, 0]] };
   const headers = [{ data: new Uint8Array(), ends: Uint32Array.from([0, 0, 0, 0, 0]), nulls: [] }];
   const call = (seen) => exported.routing.route({ name: "t", partitions: 1 }, seen, [{ end: 5, now: 1n, seed: 2n }]);
   const answer = call({ count: 5, values, headers });
@@ -103,7 +103,7 @@ test("what cannot cross into the broker is told", () => {
   }
   const exported = component(Lost, imports);
   exported.lifecycle.open("");
-  const keys = { data: bytes("k"), ends: Uint32Array.from([1]), nulls: BigUint64Array.from([0n]) };
+  const keys = { data: bytes("k"), ends: Uint32Array.from([1]), nulls: [[0, 0]] };
   const call = () => exported.partitioning.partition({ name: "t", partitions: 1 }, { count: 1, keys, headers: [] }, [{ end: 1, now: 0n, seed: 0n }]);
   assert.throws(call, (error) => error.tag === "failed" && error.val.startsWith("the partition of record 0 is undefined"));
 });
@@ -118,51 +118,25 @@ test("a topic without a name is told where to look", () => {
   assert.throws(() => exported.lifecycle.open('{"faild":"x"}'), (words) => words.includes("is it missing from the configuration"));
 });
 
-test("bits that are lost in a double are found again by the lengths", () => {
-  let state = 7n;
-  const random = () => {
-    state = BigInt.asUintN(64, state * 6364136223846793005n + 1442695040888963407n);
-    return state ^ (state >> 33n);
-  };
-  const cross = (bits) => Number(BigInt.asIntN(64, bits));
-  for (let round = 0; round < 5_000; round++) {
-    const bits = BigInt.asUintN(64, round % 3 === 0 ? random() : round % 3 === 1 ? random() & random() & random() : random() | random());
-    assert.equal(nullBits(cross(bits), bits), bits, bits.toString(2));
-    assert.equal(nullBits(Number(bits), bits), bits, bits.toString(2));
-  }
-  for (let length = 1n; length <= 64n; length++) {
-    const all = (1n << length) - 1n;
-    assert.equal(nullBits(cross(all), all), all, `${length} nulls`);
-    assert.equal(nullBits(Number(all), all), all, `${length} nulls`);
-    assert.equal(nullBits(0, all), 0n, "empty is not null");
-  }
-  // In small words, which are whole, null and empty are told apart.
-  assert.equal(nullBits(cross(0b101n), 0b111n), 0b101n);
-});
-
-// With nulls and empty values in one word, a null was seen as empty in every seventh word: a tombstone became an empty value.
-test("a null is never seen as empty, and nothing else as null but what is empty", () => {
-  const mask = (1n << 64n) - 1n;
-  let state = 12345n;
-  const random = () => {
-    state = (state * 6364136223846793005n + 1442695040888963407n) & mask;
-    return state ^ (state >> 33n);
-  };
-  const powers = Array.from({ length: 64 }, (_, bit) => 1n << BigInt(bit));
-  const near = powers.flatMap((power) => [power, power - 1n, power + 1n, mask ^ power, (mask - power) & mask]);
-  const words = [...near, ...Array.from({ length: 20_000 }, random)];
-  for (const nulls of words) {
-    for (const crossed of [Number(BigInt.asIntN(64, nulls)), Number(nulls)]) {
-      assert.equal(nullBits(crossed, nulls), nulls, "exact where all that is empty is null");
-      for (const empty of [nulls | random(), nulls | (random() & random()), nulls | (random() & 0x7ffn), mask]) {
-        const seen = nullBits(crossed, empty);
-        const which = `${nulls.toString(2)} of ${empty.toString(2)}: ${seen.toString(2)}`;
-        assert.equal(nulls & ~seen, 0n, `a null is seen as empty: ${which}`);
-        assert.equal(seen & ~empty, 0n, `what has a length is seen as null: ${which}`);
-        if (Number.isSafeInteger(crossed)) assert.equal(seen, nulls);
-      }
+test("every null is one, and what is empty is not", () => {
+  class Keys extends Eraser {
+    open(_config, setup) {
+      setup.readKeys();
+    }
+    keep(seen) {
+      this.constructor.seen = seen.keys;
+      return seen.keys.map(() => true);
     }
   }
+  const exported = component(Keys, imports);
+  exported.lifecycle.open("");
+  // The engine's halves are signed.
+  const nulls = [[0b101 | 0, 0x8000_0001 | 0], [0, -1]];
+  const keys = { data: new Uint8Array(), ends: new Uint32Array(128), nulls };
+  exported.filtering.keep({ name: "t", partitions: 1 }, 0, { count: 128, keys, headers: [] }, [], 0);
+  const found = Keys.seen.flatMap((key, record) => (key === null ? [record] : []));
+  assert.deepEqual(found, [0, 2, 32, 63, ...Array.from({ length: 32 }, (_, bit) => 96 + bit)]);
+  assert.ok(Keys.seen.every((key) => key === null || key.length === 0));
 });
 
 test("numbers of 64 bits cross as numbers", () => {
@@ -192,6 +166,27 @@ test("numbers of 64 bits cross as numbers", () => {
   const log = { partition: 0, startOffset: 0, highWatermark: 9, segments: [], readers: [] };
   const answer = policy.retaining.evaluate({ name: "t", partitions: 1 }, [log], 5);
   assert.deepEqual([answer.verdicts[0].deleteBefore, answer.againInMs], [0, 0]);
+});
+
+test("segments are chosen by their indexes", () => {
+  for (const kind of [Offloader, Archivist]) {
+    class Old extends kind {
+      offload(topic, logs, now) {
+        this.seen = { topic, logs, now };
+        return logs.map((log) => (log.partition === 3 ? ["1"] : log.segments.keys()));
+      }
+    }
+    const policy = component(Old, imports);
+    policy.lifecycle.open("");
+    const segment = { baseOffset: 0n, nextOffset: 9n, maxTimestamp: 5n, bytes: 100n, offloaded: true };
+    const log = { partition: 0, startOffset: 0n, highWatermark: 9n, segments: [segment, segment], activeBytes: 7n };
+    const offload = (logs) => policy.offloading.offload({ name: "t", partitions: 1 }, logs, 5n);
+    assert.deepEqual(offload([log, { ...log, segments: [] }]), [Uint32Array.from([0, 1]), Uint32Array.from([])]);
+    assert.throws(() => offload([{ ...log, partition: 3 }]), (error) => error.val === "a segment to offload is 1, not a whole number from 0 to 4294967295");
+    const silent = component(class extends kind {}, imports);
+    silent.lifecycle.open("");
+    assert.throws(() => silent.offloading.offload({ name: "t" }, [], 0), (error) => error.val === "this policy has no method `offload`");
+  }
 });
 
 test("a check or a record that was forgotten is a failure", () => {

@@ -4,7 +4,22 @@ import sys
 import unittest
 from types import SimpleNamespace
 
-from tidegate_sdk import DROP, KEEP, AckHook, Eraser, Partitioner, Plugin, Refuse, Reject, Retention, Router, Uniform, export
+from tidegate_sdk import (
+    DROP,
+    KEEP,
+    AckHook,
+    Archivist,
+    Eraser,
+    Offloader,
+    Partitioner,
+    Plugin,
+    Refuse,
+    Reject,
+    Retention,
+    Router,
+    Uniform,
+    export,
+)
 from tidegate_sdk.data import unpack
 from tidegate_sdk.errors import Failed, words
 from tidegate_sdk.export import bitmap, describe, open_plugin, places, whole
@@ -129,6 +144,8 @@ assert written == [("info", "seen: 7"), ("info", "")], written
         for kind, name in kinds:
             self.assertEqual([one.__name__ for one in export(type("Mine", (kind,), {}))], ["Lifecycle", name])
         self.assertEqual([one.__name__ for one in export(Eraser)], ["Lifecycle", "Retaining", "Filtering"])
+        self.assertEqual([one.__name__ for one in export(Offloader)], ["Lifecycle", "Retaining", "Offloading"])
+        self.assertEqual([one.__name__ for one in export(Archivist)], ["Lifecycle", "Retaining", "Filtering", "Offloading"])
         with self.assertRaisesRegex(TypeError, "Plugin is no plugin: derive it from"):
             export(Plugin)
 

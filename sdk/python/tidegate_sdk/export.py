@@ -428,6 +428,25 @@ class _Filtering:
         return bitmap(checked(_Opened.plugin.keep(seen, partition, offsets), batch.count, "keep"))
 
 
+class _Offloading:
+    @_failing
+    def offload(self, topic, logs, now):
+        seen = [
+            plugins.OffloadLog(
+                log.partition,
+                log.start_offset,
+                log.high_watermark,
+                tuple(
+                    plugins.OffloadSegment(s.base_offset, s.next_offset, s.max_timestamp, s.bytes, s.offloaded) for s in log.segments
+                ),
+                log.active_bytes,
+            )
+            for log in logs
+        ]
+        chosen = checked(_Opened.plugin.offload(topic.name, seen, now), len(seen), "offload")
+        return [[whole(segment, "a segment to offload") for segment in segments] for segments in chosen]
+
+
 def export(kind: type[plugins.Plugin]):
     """The classes that make a component of a plugin. They must have these names at the top of the module that is built::
 
@@ -436,6 +455,8 @@ def export(kind: type[plugins.Plugin]):
         Lifecycle, Acknowledging = export(MyHook)
         Lifecycle, Retaining = export(MyPolicy)
         Lifecycle, Retaining, Filtering = export(MyEraser)
+        Lifecycle, Retaining, Offloading = export(MyOffloader)
+        Lifecycle, Retaining, Filtering, Offloading = export(MyArchivist)
     """
     lifecycle = type("Lifecycle", (_Lifecycle,), {"kind": kind})
     if issubclass(kind, plugins.Router):
@@ -444,8 +465,12 @@ def export(kind: type[plugins.Plugin]):
         return lifecycle, type("Partitioning", (_Partitioning,), {})
     if issubclass(kind, plugins.AckHook):
         return lifecycle, type("Acknowledging", (_Acknowledging,), {})
-    if issubclass(kind, plugins.Eraser):
-        return lifecycle, type("Retaining", (_Retaining,), {}), type("Filtering", (_Filtering,), {})
     if issubclass(kind, plugins.Retention):
-        return lifecycle, type("Retaining", (_Retaining,), {})
-    raise TypeError(f"{kind.__name__} is no plugin: derive it from Router, Partitioner, AckHook, Retention or Eraser")
+        exported = [lifecycle, type("Retaining", (_Retaining,), {})]
+        if issubclass(kind, plugins.Eraser):
+            exported.append(type("Filtering", (_Filtering,), {}))
+        if issubclass(kind, plugins.Offloader):
+            exported.append(type("Offloading", (_Offloading,), {}))
+        return tuple(exported)
+    bases = "Router, Partitioner, AckHook, Retention, Eraser, Offloader or Archivist"
+    raise TypeError(f"{kind.__name__} is no plugin: derive it from {bases}")

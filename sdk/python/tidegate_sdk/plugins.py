@@ -235,3 +235,38 @@ class Eraser(Retention):
     def keep(self, batch: Batch, partition: int, offsets: Sequence[int]) -> Iterable[bool]:
         """Whether each record is kept, in order. Offsets do not change. `batch.contexts[0].now` is the broker's clock."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class OffloadSegment(Segment):
+    """A sealed segment, as a policy that offloads sees it."""
+
+    #: In the object store already, and not on the disk.
+    offloaded: bool = False
+
+
+@dataclass(frozen=True)
+class OffloadLog:
+    """A partition, as a policy that offloads sees it."""
+
+    partition: int
+    start_offset: int
+    #: The offset after the last committed record.
+    high_watermark: int
+    #: Oldest first; the active segment is not among them: it is never offloaded.
+    segments: tuple[OffloadSegment, ...]
+    #: Of the active segment, on the disk.
+    active_bytes: int
+
+
+class Offloader(Retention):
+    """A `Retention` that also says which segments go to the object store. It is attached only where the broker has one."""
+
+    def offload(self, topic: str, logs: Sequence[OffloadLog], now: int) -> Iterable[Iterable[int]]:
+        """For each partition, in order, the indexes of the segments that go to the object store, and from the disk. Those that are there
+        already may be among them. Called after `evaluate`, with what that has left."""
+        raise NotImplementedError
+
+
+class Archivist(Eraser, Offloader):
+    """An `Eraser` that also offloads."""

@@ -30,6 +30,7 @@ pub(super) fn build(folder: &Path, progress: Progress) -> Result<Built, BuildErr
     std::fs::create_dir_all(&out).map_err(file(&out))?;
     let staging = tempfile::Builder::new().prefix("build-").tempdir_in(&out).map_err(file(&out))?;
     wit::write(&staging.path().join("wit"))?;
+    write_types(&staging.path().join("wit/types.wit"))?;
     copy_modules(folder, staging.path())?;
     let entry = staging.path().join(ENTRY);
     std::fs::write(&entry, entry_module(&world, main)).map_err(file(&entry))?;
@@ -49,7 +50,54 @@ pub(super) fn build(folder: &Path, progress: Progress) -> Result<Built, BuildErr
         .stdin(Stdio::null());
     // It says where it wrote; that is for nobody.
     Progress::Quiet.run("node", COMPONENTIZE, &mut componentize)?;
+    restore_types(&staging.path().join("component.wasm"))?;
     checked(&staging.path().join("component.wasm"), out.join(format!("{name}.component.wasm")))
+}
+
+/// The nulls of a column: in the interface, and as the engine is told of them. It makes doubles of numbers of 64 bits, and their low bits are
+/// lost; in memory two numbers of 32 bits are the same, the low one first.
+const NULLS: &str = "nulls: list<u64>,";
+const NULLS_IN_HALVES: &str = "nulls: list<tuple<u32, u32>>,";
+
+fn write_types(path: &Path) -> Result<(), BuildError> {
+    let types = std::fs::read_to_string(path).map_err(file(path))?;
+    let in_halves = types.replace(NULLS, NULLS_IN_HALVES);
+    assert_ne!(in_halves, types, "the interface has nulls");
+    std::fs::write(path, in_halves).map_err(file(path))
+}
+
+/// Gives a component the type that the interface has.
+fn restore_types(path: &Path) -> Result<(), BuildError> {
+    let mut component = std::fs::read(path).map_err(file(path))?;
+    if restore_nulls(&mut component) == 0 {
+        let output = "the nulls of columns are not where they were: it is another version".to_owned();
+        return Err(BuildError::Failed { command: COMPONENTIZE.to_owned(), output });
+    }
+    std::fs::write(path, component).map_err(file(path))
+}
+
+/// Finds the definitions `tuple<u32, u32>`, a list of that, and a record that begins with `data`, in a row, and makes the list one of u64.
+/// In an instance's type each definition has a 1 before it. Returns how many there were.
+fn restore_nulls(component: &mut [u8]) -> usize {
+    const PAIR: &[u8] = &[0x6f, 2, 0x79, 0x79];
+    const LIST: u8 = 0x70;
+    const U64: u8 = 0x77;
+    const COLUMN: &[u8] = b"\x72\x03\x04data";
+    let definition = |bytes: &[u8], at: usize| at + usize::from(bytes.get(at) == Some(&1));
+    let mut found = 0;
+    for at in 0..component.len() {
+        if !component[at..].starts_with(PAIR) {
+            continue;
+        }
+        let list = definition(component, at + PAIR.len());
+        let column = definition(component, list + 2);
+        let is_one = component.get(list) == Some(&LIST);
+        if is_one && component.get(column..).is_some_and(|rest| rest.starts_with(COLUMN)) {
+            component[list + 1] = U64;
+            found += 1;
+        }
+    }
+    found
 }
 
 /// The interfaces of a world as exports, each with what the SDK makes of the plugin.
@@ -59,6 +107,8 @@ fn entry_module(world: &str, main: &str) -> String {
         "partitioner" => &["lifecycle", "partitioning"],
         "ack" => &["lifecycle", "acknowledging"],
         "eraser" => &["lifecycle", "retaining", "filtering"],
+        "offloader" => &["lifecycle", "retaining", "offloading"],
+        "archivist" => &["lifecycle", "retaining", "filtering", "offloading"],
         _ => &["lifecycle", "retaining"],
     };
     let imports: &[&str] = if world == "router" { &["log", "metrics", "topics"] } else { &["log", "metrics"] };
@@ -93,4 +143,23 @@ fn copy_modules(from: &Path, to: &Path) -> Result<(), BuildError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_a_columns_nulls_is_found_and_no_other() {
+        let column = b"\x72\x03\x04data";
+        let in_section = [&[0x6f, 2, 0x79, 0x79, 0x70, 6][..], column].concat();
+        let in_instance = [&[1, 0x6f, 2, 0x79, 0x79, 1, 0x70, 6, 1][..], column].concat();
+        let other = [&[0x6f, 2, 0x79, 0x79, 0x70, 6][..], b"\x72\x03\x04date"].concat();
+        let mut all = [&in_section[..], &in_instance, &other, &[0x6f, 2, 0x79, 0x79]].concat();
+        let before = all.clone();
+        assert_eq!(restore_nulls(&mut all), 2);
+        let changed: Vec<_> = (0..all.len()).filter(|at| all[*at] != before[*at]).collect();
+        assert_eq!(changed, [5, in_section.len() + 7]);
+        assert_eq!((all[5], all[in_section.len() + 7]), (0x77, 0x77));
+    }
 }

@@ -19,8 +19,7 @@ const FILES: [(&str, &str); 8] = files!(
     "types.wit"
 );
 
-/// The worlds, and whether plugins of each can name topics.
-pub(super) const WORLDS: [&str; 5] = ["router", "partitioner", "ack", "retention", "eraser"];
+pub(super) const WORLDS: [&str; 7] = ["router", "partitioner", "ack", "retention", "eraser", "offloader", "archivist"];
 /// As imports name it.
 pub(super) const VERSION: &str = "0.1.2";
 

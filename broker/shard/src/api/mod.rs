@@ -239,6 +239,14 @@ fn begin(shard: &mut Shard, now: Now, request: Request, kind: RequestKind, effec
     }
 }
 
+/// A request is next on its connection that was held for those before it.
+pub(crate) fn release(shard: &mut Shard, now: Now, request: &Request, work: Work, effects: &mut Effects) {
+    match work {
+        Work::Produce(work) => produce::respond(shard, now, request, work, effects),
+        _ => unreachable!("only a produce request is held"),
+    }
+}
+
 /// A reply has come for a request; `Some` while it still waits for others.
 pub(crate) fn finish(
     shard: &mut Shard,

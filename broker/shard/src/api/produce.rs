@@ -2,6 +2,7 @@
 //!
 //! `begin` checks every batch on the shard that received it, lets plugins route those of routed topics, and sends each owner its
 //! parts in one message; `finish` answers when every part's commit rule holds. The partitions of a request succeed or fail one by one.
+//! A request with routed batches is answered when those before it on its connection are: see `Work::is_held`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,7 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use tidegate_model::partition::producers;
+use tidegate_model::partition::{AppendError, producers};
 use tidegate_records::{
     ids::{PartitionIndex, ProducerId, ShardId, TopicId, TopicPartition},
     time::{Instant, Now},
@@ -25,9 +26,11 @@ use tidegate_records::{
 
 use super::{Work as AnyWork, code};
 use crate::{
+    ConnectionId,
     error::PartitionError,
     message::{Ask, ProduceAsk, ProduceItem, ProducedItem},
-    plugins::{Checked, Sent},
+    plugins::{Checked, Plugins, Sent},
+    refused::Turn,
     request::Request,
     shard::{Effect, Effects, Shard},
 };
@@ -86,6 +89,10 @@ struct Place {
     partition: usize,
     /// What the client sent it to; parts that were routed elsewhere do not set its base offset.
     sent_to: TopicPartition,
+    /// Its batch's place among those of a derived producer.
+    turn: Option<Turn>,
+    /// A destination did not take it, and its client sends it again.
+    comes_again: bool,
 }
 
 /// How long a request waits before it is begun, where plugins have taken their share of the core for one of its topics.
@@ -161,6 +168,8 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, mut body: Pro
                         topic: work.topics.len(),
                         partition: response.partition_responses.len(),
                         sent_to,
+                        turn: None,
+                        comes_again: false,
                     });
                     if image.config.is_log_append_time() {
                         answer.log_append_time_ms = now.wall.0;
@@ -173,7 +182,8 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, mut body: Pro
                 (None, _) => Err(PartitionError::UnknownTopicOrPartition),
             };
             match checked {
-                Ok(Checked { items, within }) => {
+                Ok(Checked { items, within, turn }) => {
+                    work.places[index as usize].turn = turn;
                     let deadline = now.instant + within.map_or(timeout, |within| within.min(timeout));
                     for item in items {
                         asks.entry((shard.owner(item.partition).0, deadline)).or_default().push(item);
@@ -191,6 +201,9 @@ pub(super) fn begin(shard: &mut Shard, now: Now, request: Request, mut body: Pro
     }
     work.awaiting = asks.len();
     if work.awaiting == 0 {
+        if work.is_held(shard, &request) {
+            return shard.park(request, AnyWork::Produce(work));
+        }
         return respond(shard, now, &request, work, effects);
     }
     let id = request.id;
@@ -234,7 +247,7 @@ pub(super) fn finish(
     effects: &mut Effects,
 ) -> Option<AnyWork> {
     for item in items {
-        let place = &work.places[item.index as usize];
+        let place = &mut work.places[item.index as usize];
         let answer = &mut work.topics[place.topic].partition_responses[place.partition];
         match item.result {
             Ok(produced) if item.partition == place.sent_to && answer.error_code == 0 => {
@@ -242,11 +255,14 @@ pub(super) fn finish(
                 answer.log_start_offset = produced.log_start_offset.0;
             }
             Ok(_) => {}
-            Err(error) => set_error(answer, &error),
+            Err(error) => {
+                place.comes_again |= error.comes_again();
+                set_error(answer, &error);
+            }
         }
     }
     work.awaiting -= 1;
-    if work.awaiting > 0 {
+    if work.awaiting > 0 || work.is_held(shard, request) {
         return Some(AnyWork::Produce(work));
     }
     respond(shard, now, request, work, effects);
@@ -273,7 +289,36 @@ fn set_error(answer: &mut PartitionProduceResponse, error: &PartitionError) {
         .collect();
 }
 
-fn respond(shard: &mut Shard, now: Now, request: &Request, work: Work, effects: &mut Effects) {
+impl Work {
+    /// Whether it waits until those before it on its connection are answered: only then it is known whether routed batches before its own
+    /// were taken. Nothing is lost by it, since answers leave in the order of the requests.
+    fn is_held(&self, shard: &mut Shard, request: &Request) -> bool {
+        let has_turns = self.acks != 0 && self.places.iter().any(|place| place.turn.is_some());
+        has_turns && shard.connections.hold(request.connection, request.slot, request.id)
+    }
+
+    /// No routed batch is acknowledged behind one that must come again: its client sends both, and this one is known then.
+    fn keep_turns(&mut self, plugins: &mut Plugins, connection: ConnectionId) {
+        for place in &self.places {
+            let Some(turn) = place.turn else { continue };
+            let answer = &mut self.topics[place.topic].partition_responses[place.partition];
+            if place.comes_again {
+                plugins.comes_again(connection, turn);
+            } else if answer.error_code == 0 {
+                match plugins.unacknowledged.check(connection, turn) {
+                    Ok(()) => plugins.unacknowledged.taken(connection, turn),
+                    Err(error) => {
+                        plugins.comes_again(connection, turn);
+                        set_error(answer, &AppendError::from(error).into());
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn respond(shard: &mut Shard, now: Now, request: &Request, mut work: Work, effects: &mut Effects) {
+    work.keep_turns(&mut shard.plugins, request.connection);
     if work.acks == 0 {
         shard.answer_nothing(now, request, effects);
         let failed =

@@ -181,6 +181,8 @@ pub(super) fn delete(shard: &mut Shard, now: Now, request: Request, body: Delete
     for one in &asked {
         *counts.entry(subject(one)).or_insert(0_usize) += 1;
     }
+    let found = asked.iter().filter_map(|(name, id)| find(shard, name.as_ref(), *id));
+    let deleted: BTreeSet<&str> = found.map(|topic| topic.name.as_str()).collect();
     for (name, id) in &asked {
         let mut answer = DeletableTopicResult::default().with_name(name.clone()).with_topic_id(*id);
         let found = find(shard, name.as_ref(), *id);
@@ -204,11 +206,19 @@ pub(super) fn delete(shard: &mut Shard, now: Now, request: Request, body: Delete
                 answer.name = Some(TopicName(text(&topic.name)));
                 answer.topic_id = Uuid::from_bytes(topic.id.0);
                 let change = MetadataChange::DeleteTopic { id: topic.id.to_hex() };
-                shard.image.validate(&change).map(|()| change).map_err(|error| refusal(&error))
+                match shard.image.validate(&change) {
+                    // Who names it may go with it: whoever commits both, that one first, has the last word.
+                    Err(MetadataError::TopicNamed { by, .. }) if deleted.contains(by.as_str()) => Ok(change),
+                    Err(error) => Err(refusal(&error)),
+                    Ok(()) => Ok(change),
+                }
             }
         };
         match result {
-            Ok(change) => changes.push((answers.len() as u32, change)),
+            Ok(change) => {
+                let names_others = found.is_some_and(|topic| topic.named().next().is_some());
+                changes.push((names_others, answers.len() as u32, change));
+            }
             Err((error_code, message)) => {
                 answer.error_code = error_code;
                 answer.error_message = Some(text(&message));
@@ -216,6 +226,8 @@ pub(super) fn delete(shard: &mut Shard, now: Now, request: Request, body: Delete
         }
         answers.push(answer);
     }
+    changes.sort_by_key(|(names_others, _, _)| !names_others);
+    let changes = changes.into_iter().map(|(_, tag, change)| (tag, change)).collect();
     wait_or_respond(shard, now, request, Answers::Deleted(answers), changes, effects);
 }
 

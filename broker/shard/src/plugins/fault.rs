@@ -19,6 +19,9 @@ use crate::error::PartitionError;
 /// Words of a plugin that are repeated in each dead letter, in bytes at most.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
+/// What the names of the headers that the broker gives to letters begin with (KIP-1317).
+const RESERVED: &[u8] = b"_dlq.errors.";
+
 /// In what way a plugin failed; the attachment's policy applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FaultKind {
@@ -146,8 +149,9 @@ impl DeadLetter {
         ];
         for record in Records::new(records, header.records_count) {
             let record = record.map_err(ValidateError::from)?;
-            // A letter that is sent on may have such headers already, and who reads them takes the first of a name.
-            let own = record.headers().filter(|(key, _)| !added.iter().any(|(name, _)| name == key));
+            // What the broker says of a letter nobody else says: neither a producer that sends such headers, nor a letter that is sent on. Who
+            // reads them takes the first of a name, or the last.
+            let own = record.headers().filter(|(key, _)| !key.starts_with(RESERVED));
             builder.push(record.timestamp(header), record.key, record.value, own.chain(added));
         }
         Ok(builder.build())

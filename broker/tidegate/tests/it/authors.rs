@@ -13,7 +13,9 @@ use crate::{
     clients,
     faults::{keyless_batch, produce},
     librdkafka::create_topic,
+    offload::files_below,
     raw::Raw,
+    retention::{contents, counts, fill},
     routed::deploy,
 };
 
@@ -150,22 +152,70 @@ fn a_plugin_in_javascript_is_as_the_documentation_says() {
     }
 }
 
-/// The SDK's own tests, the example's, and a new plugin of each kind: its tests pass, and in the sandbox it does what it should.
+/// The kinds of `tidegate plugin new`, and how many records each is asked about by `tidegate plugin test`: policies that do not erase, about
+/// none.
+const KINDS: [(&str, usize); 7] = [
+    ("router", 3),
+    ("partitioner", 3),
+    ("ack", 2),
+    ("retention", 0),
+    ("eraser", 2),
+    ("offloader", 0),
+    ("archivist", 2),
+];
+
+/// A new plugin of a kind: its tests pass, it builds, and in the sandbox it does what it should.
+fn new_plugin(folder: &Path, kind: &str, records: usize, test: &str) {
+    output(shell(&format!("cd {kind} && {test}"), folder));
+    let command = match records {
+        0 => format!("cd {kind} && tidegate plugin build --path > /dev/null"),
+        _ => format!(
+            "cd {kind} && tidegate plugin test . --records records.jsonl --config-file config.json --expect expected.jsonl"
+        ),
+    };
+    let said = output(with_tools(shell(&command, folder)));
+    let expected = if records == 0 { String::new() } else { format!("{records} records went where they should\n") };
+    assert_eq!(said, expected, "{kind}");
+}
+
+/// The example's tests, and a new plugin of each kind.
 fn other_language(language: &str, test: &str) {
     let folder = tempfile::tempdir().expect("a temporary directory");
-    for kind in ["router", "partitioner", "ack", "retention"] {
-        tidegate(folder.path(), &["plugin", "new", kind, "--lang", language, "--kind", kind]);
-        output(shell(&format!("cd {kind} && {test}"), folder.path()));
-        let trial = format!(
-            "cd {kind} && tidegate plugin test . --records records.jsonl --config-file config.json --expect expected.jsonl"
-        );
-        let said = output(with_tools(shell(&trial, folder.path())));
-        let records = if matches!(kind, "router" | "partitioner") { 3 } else { 2 };
-        assert_eq!(said, format!("{records} records went where they should\n"));
-    }
+    let folder_path = folder.path();
+    let make = |kinds: &[(&str, usize)]| {
+        for (kind, records) in kinds {
+            tidegate(folder_path, &["plugin", "new", kind, "--lang", language, "--kind", kind]);
+            new_plugin(folder_path, kind, *records, test);
+        }
+    };
+    // The tools take one core each, and some tens of seconds for each plugin.
+    std::thread::scope(|scope| {
+        for kinds in KINDS.chunks(4) {
+            scope.spawn(|| make(kinds));
+        }
+    });
     output(shell(test, &repository().join(format!("examples/first-router-{language}"))));
     let refused = shell("tidegate plugin new other --lang python --sdk .", folder.path()).output().expect("it runs");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--sdk is for plugins in Rust"));
+    let settings = settings(&format!("sdk/{language}/README.md"));
+    new_policies_offload(folder.path(), &settings, |kind| format!("{kind}/target/plugins/{kind}.component.wasm"));
+}
+
+/// In a broker with an object store, the segments of a topic with a new policy go there, and are read from there as before.
+fn new_policies_offload(folder: &Path, settings: &str, built: impl Fn(&str) -> String) {
+    let objects = tempfile::tempdir().expect("a temporary directory");
+    let store = format!("object.store.url = \"file://{}\"\n", objects.path().display());
+    let broker = Broker::start_configured(&format!("{settings}{store}"), &[], None);
+    for kind in ["offloader", "archivist"] {
+        deploy(&broker, kind, folder.join(built(kind)).to_str().expect("a path of text"));
+        let config = r#"{ "groups": [], "on_disk_days": 0 }"#;
+        let configs = [("segment.bytes", "10000"), ("tidegate.retention", kind), ("tidegate.retention.config", config)];
+        create_topic(&broker, kind, 1, &configs);
+        fill(&broker, kind, 10);
+        counts(&broker, kind, |counts| counts["offloaded_segments"].as_u64() >= Some(3));
+        assert!(files_below(objects.path()).len() >= 3);
+        assert_eq!(contents(&broker, kind).len(), 10);
+    }
 }
 
 #[test]
@@ -184,14 +234,15 @@ fn plugins_in_javascript_do_what_their_readme_says() {
     }
 }
 
-/// Numbers of 64 bits cross into JavaScript as doubles: nulls of large batches were lost, counters and policies trapped.
+/// Numbers of 64 bits cross into JavaScript as doubles: nulls of large batches were lost, or taken for empty, or empty ones for null; counters and
+/// policies trapped.
 #[test]
 fn javascript_sees_nulls_of_large_batches_and_counts() {
     if !clients::has_node() {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary directory");
-    tidegate(folder.path(), &["plugin", "new", "mine", "--lang", "javascript", "--kind", "retention"]);
+    tidegate(folder.path(), &["plugin", "new", "mine", "--lang", "javascript", "--kind", "eraser"]);
     let source = r#"
         import { Eraser } from "./tidegate-sdk/index.js";
         export default class NoNulls extends Eraser {
@@ -209,7 +260,12 @@ fn javascript_sees_nulls_of_large_batches_and_counts() {
         }"#;
     fs::write(folder.path().join("mine/plugin.js"), source).expect("written");
     let is_null = |record: usize| record % 2 == 1 || (60..64).contains(&record) || record > 190;
-    let key = |record: usize| if is_null(record) { Value::Null } else { Value::from(format!("k{record}")) };
+    let key = |record: usize| match record {
+        _ if is_null(record) => Value::Null,
+        // An empty key is none that is missing.
+        _ if record % 4 == 0 => Value::from(""),
+        _ => Value::from(format!("k{record}")),
+    };
     let records: String = (0..200).map(|record| format!("{}\n", json!({ "key": key(record), "value": "v" }))).collect();
     fs::write(folder.path().join("mine/large.jsonl"), records).expect("written");
     let test = "cd mine && tidegate plugin test . --records large.jsonl --json";
@@ -248,7 +304,9 @@ fn a_folder_that_is_no_plugin_is_told_what_it_lacks() {
     fs::write(folder.path().join("package.json"), "{ \"name\": \"a\" }").expect("written");
     build("add `\"tidegate\": { \"world\": \"router\" }`");
     fs::write(folder.path().join("pyproject.toml"), "[tool.tidegate]\nworld = \"wold\"\n").expect("written");
-    build("\"wold\" is no world of a plugin; there are router, partitioner, ack, retention, eraser");
+    build(
+        "\"wold\" is no world of a plugin; there are router, partitioner, ack, retention, eraser, offloader, archivist",
+    );
 }
 
 #[test]
@@ -274,18 +332,51 @@ fn a_new_partitioner_builds_and_its_tests_pass() {
 
 #[test]
 fn new_hooks_and_policies_build_and_do_what_their_readme_says() {
-    for (kind, what) in [("ack", "an acknowledgement hook"), ("retention", "a retention policy")] {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        tidegate(folder.path(), &["plugin", "new", "mine", "--kind", kind]);
-        output(shell("cd mine && cargo test", folder.path()));
-        let test = "cd mine && tidegate plugin test . --records records.jsonl --config-file config.json --expect expected.jsonl";
-        assert_eq!(output(shell(test, folder.path())), "2 records went where they should\n");
-        let built = output(shell("tidegate plugin build mine", folder.path()));
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    // One for all: what they depend on is built once.
+    fs::create_dir(folder.path().join("target")).expect("made");
+    for (kind, records) in KINDS.into_iter().filter(|(kind, _)| !matches!(*kind, "router" | "partitioner")) {
+        tidegate(folder.path(), &["plugin", "new", kind, "--kind", kind]);
+        std::os::unix::fs::symlink("../target", folder.path().join(kind).join("target")).expect("linked");
+        new_plugin(folder.path(), kind, records, "cargo test");
+        let built = output(shell(&format!("tidegate plugin build {kind}"), folder.path()));
+        let what = if kind == "ack" { "an acknowledgement hook" } else { "a retention policy" };
         assert!(built.contains(what), "{built}");
-        let bench = "tidegate plugin bench mine --config-file mine/config.json --json";
-        let measured: Vec<Value> = serde_json::from_str(&output(shell(bench, folder.path()))).expect("JSON");
-        assert!(measured.iter().all(|one| one["no_op_ns_per_record"].as_f64().is_some_and(|cost| cost > 0.0)));
+        if matches!(kind, "ack" | "eraser") {
+            let bench = format!("tidegate plugin bench {kind} --config-file {kind}/config.json --json");
+            let measured: Vec<Value> = serde_json::from_str(&output(shell(&bench, folder.path()))).expect("JSON");
+            assert!(measured.iter().all(|one| one["no_op_ns_per_record"].as_f64().is_some_and(|cost| cost > 0.0)));
+        }
     }
+    new_policies_offload(folder.path(), "", |kind| format!("target/plugins/{kind}.component.wasm"));
+}
+
+/// They are asked about in batches of a thousand; of a file with more, the rest was left out.
+#[test]
+fn a_plugin_is_tested_with_all_records_of_a_file() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let plugin = component(&repository().join("plugins/router-direct"));
+    let records: String = (0..2_500).map(|number| format!("{{ \"key\": \"{}\" }}\n", number % 3)).collect();
+    let expected: String = (0..2_500)
+        .map(|number| if number % 3 == 0 { "{ \"to\": [\"zero\"] }\n" } else { "{ \"to\": [\"rest\"] }\n" })
+        .collect();
+    fs::write(folder.path().join("records.jsonl"), records).expect("written");
+    fs::write(folder.path().join("expected.jsonl"), &expected).expect("written");
+    let config = r#"{"bindings":[{"key":"0","topic":"zero"},{"key":"1","topic":"rest"},{"key":"2","topic":"rest"}]}"#;
+    let arguments = ["plugin", "test", &plugin, "--records", "records.jsonl", "--config", config];
+    let test = |more: &[&str]| tidegate(folder.path(), &[&arguments[..], more].concat());
+    assert_eq!(test(&["--expect", "expected.jsonl"]), "2,500 records went where they should\n");
+    let answered: Vec<Value> = serde_json::from_str(&test(&["--json"])).expect("JSON");
+    assert_eq!(answered.len(), 2_500);
+    assert!(answered.iter().enumerate().all(|(number, one)| one["record"] == number), "in their order");
+    // One that goes elsewhere is found behind the first thousand.
+    let wrong = expected.trim_end().strip_suffix("[\"zero\"] }").map(|rest| format!("{rest}[\"rest\"] }}\n"));
+    fs::write(folder.path().join("expected.jsonl"), wrong.expect("the last is one of zero")).expect("written");
+    let mut command = shell("exec tidegate \"$@\"", folder.path());
+    command.arg("tidegate").args(arguments).args(["--expect", "expected.jsonl"]);
+    let refused = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("1 of 2500 records") && said.contains("record 2499"), "{said}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{path::Path, process::Command};
 
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
+    admin::AdminOptions,
     consumer::{BaseConsumer, Consumer as _},
     error::RDKafkaErrorCode,
     message::{Header, Headers as _, OwnedHeaders, OwnedMessage},
@@ -15,7 +16,7 @@ use tidegate_plugin_host::build::{Profile, Progress, build_component};
 use crate::{
     broker::Broker,
     faults::{good_batch, mended, produce},
-    librdkafka::{WAIT, block_on, client, create_topic, read},
+    librdkafka::{WAIT, admin, block_on, client, create_topic, read},
     raw::Raw,
     routed::deploy,
 };
@@ -147,6 +148,48 @@ fn records_whose_router_fails_become_dead_letters_that_say_why() {
     // And the plugin's last words with the engine's account are kept for who asks.
     let (good, said) = tidegate(&broker, &["plugin", "logs", "hostile"]);
     assert!(good && said.contains("error hostile v1 at panic: trapped, 1 times on this shard"), "{said}");
+}
+
+/// A producer could make a letter say where else it came from, and a letter that is sent on had two answers to each question.
+#[test]
+fn what_a_dead_letter_says_of_itself_its_producer_cannot_forge() {
+    let broker = broker();
+    let policy = [("tidegate.router.on.failure", "dead-letter"), ("tidegate.dead.letter.topic", "letters")];
+    routed(&broker, "failing", "fail", &policy);
+    routed(&broker, "working", "keep", &policy);
+    let forged = ["disposition", "original.topic", "original.partition", "original.offset", "plugin", "message"];
+    let names: Vec<String> = forged.iter().map(|name| format!("_dlq.errors.{name}")).collect();
+    let producer: FutureProducer = client(&broker).create().expect("a producer");
+    let send = |topic: &str| {
+        let headers = names.iter().fold(OwnedHeaders::new(), |headers, key| {
+            headers.insert(Header { key, value: Some("forged") }).insert(Header { key: "_dlq.own", value: Some("1") })
+        });
+        let record = FutureRecord::to(topic).key("k").payload("v").headers(headers);
+        block_on(producer.send(record, WAIT)).expect("sent");
+    };
+    let found = |topic: &str| -> Vec<(String, String)> {
+        let message = messages(&broker, topic, 1).remove(0);
+        let text = |header: Header<'_, &[u8]>| {
+            (header.key.to_owned(), String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned())
+        };
+        message.headers().expect("headers").iter().map(text).collect()
+    };
+    send("failing");
+    let (own, said): (Vec<_>, Vec<_>) =
+        found("letters").into_iter().partition(|(name, _)| !name.starts_with("_dlq.errors."));
+    assert_eq!(own.len(), forged.len(), "other headers stay, all of them: {own:?}");
+    let said: Vec<(&str, &str)> = said.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let expected = [
+        ("_dlq.errors.disposition", "PLUGIN_FAILED"),
+        ("_dlq.errors.original.topic", "failing"),
+        ("_dlq.errors.original.partition", "0"),
+        ("_dlq.errors.plugin", "hostile"),
+    ];
+    assert_eq!(&said[..4], &expected, "each once, and nothing of an offset that nobody knows");
+    assert!(said.len() == 5 && said[4].0 == "_dlq.errors.message" && said[4].1.contains("I cannot"), "{said:?}");
+    // What is no letter is its producer's own.
+    send("working");
+    assert_eq!(found("working").iter().filter(|(_, value)| value == "forged").count(), forged.len());
 }
 
 /// A letter is as much the producer's batch as any routed part: what is sent again is recognised.
@@ -369,6 +412,36 @@ fn policies_and_limits_that_cannot_hold_are_refused_when_they_are_set() {
     assert!(good, "{said}");
     send(&broker, "two", &["a"]).expect("it fits");
     assert_eq!(read(&broker, "two", 1, 1)[&0].len(), 1);
+}
+
+/// It could be deleted, and was missed when the router failed next: by then its records had nowhere to go.
+#[test]
+fn a_topic_for_dead_letters_or_unroutable_records_stays_as_long_as_it_is_named() {
+    let broker = broker();
+    let letters = [("tidegate.router.on.failure", "dead-letter"), ("tidegate.dead.letter.topic", "letters")];
+    routed(&broker, "failing", "fail", &letters);
+    let alternate = [("tidegate.router.unroutable", "alternate"), ("tidegate.router.unroutable.topic", "rest")];
+    routed(&broker, "dropping", "every-second", &alternate);
+    let admin = admin(&broker);
+    let delete = |topics: &[&str]| -> Vec<Result<String, (String, RDKafkaErrorCode)>> {
+        block_on(admin.delete_topics(topics, &AdminOptions::new())).expect("an answer")
+    };
+    let disabled = |topic: &str| Err((topic.to_owned(), RDKafkaErrorCode::TopicDeletionDisabled));
+    assert_eq!(delete(&["letters", "rest"]), [disabled("letters"), disabled("rest")]);
+    // The command line has the words.
+    let (good, said) = tidegate(&broker, &["topic", "delete", "rest"]);
+    let words =
+        "topic 'rest' is where records of topic 'dropping' go (tidegate.router.unroutable.topic); detach it first";
+    assert!(!good && said.contains(words), "{said}");
+    send(&broker, "failing", &["a"]).expect("a dead letter");
+    assert_eq!(values(&broker, "letters", 1), ["a"]);
+    // Without the configuration it goes, and so it does with the topic that names it.
+    let unset = ["--config", "tidegate.router.unroutable=drop", "--unset", "tidegate.router.unroutable.topic"];
+    let (good, said) = tidegate(&broker, &[&["topic", "alter", "dropping"], &unset[..]].concat());
+    assert!(good, "{said}");
+    let deleted = |topic: &str| Ok(topic.to_owned());
+    assert_eq!(delete(&["rest"]), [deleted("rest")]);
+    assert_eq!(delete(&["letters", "failing"]), [deleted("letters"), deleted("failing")]);
 }
 
 /// Its producer would wait for a transaction that no destination knows of.

@@ -120,14 +120,22 @@ impl ProducerContext for Counts {
     }
 }
 
+/// Numbers of the second producer begin here, those of the third at twice as many, and so on.
+const NUMBERS_OF_A_PRODUCER: u64 = 1_000_000;
+
 struct Producer {
     inner: ThreadedProducer<Counts>,
     counts: Counts,
+    first: u64,
     sent: u64,
 }
 
 impl Producer {
     fn new(address: &str) -> Self {
+        Self::numbered(address, 0)
+    }
+
+    fn numbered(address: &str, producer: u64) -> Self {
         let counts = Counts::default();
         let inner = ClientConfig::new()
             .set("bootstrap.servers", address)
@@ -140,12 +148,13 @@ impl Producer {
             .set("reconnect.backoff.max.ms", "100")
             .create_with_context(counts.clone())
             .expect("a producer");
-        Self { inner, counts, sent: 0 }
+        Self { inner, counts, first: producer * NUMBERS_OF_A_PRODUCER, sent: 0 }
     }
 
     fn send(&mut self) {
-        let number = self.sent.to_string();
-        let partition = sent_to(self.sent) as i32;
+        let number = self.first + self.sent;
+        let partition = sent_to(number) as i32;
+        let number = number.to_string();
         let record = BaseRecord::to("source").partition(partition).key(&number).payload(&number);
         match self.inner.send(record) {
             Ok(()) => self.sent += 1,
@@ -191,21 +200,24 @@ fn read_all(address: &str, topic: &str) -> Vec<Vec<u64>> {
 }
 
 /// Each number that was sent is once in each of its destinations, and where two of one partition of `source` meet again, they are in the
-/// order in which they were sent.
-fn assert_exactly_once_in_order(address: &str, sent: u64) {
+/// order in which they were sent. `sent`: how many numbers each producer has sent.
+fn assert_exactly_once_in_order(address: &str, sent: &[u64]) {
     for topic in DESTINATIONS {
         let mut times: BTreeMap<u64, u64> = BTreeMap::new();
         for (partition, values) in read_all(address, topic).iter().enumerate() {
-            let mut last: BTreeMap<u64, u64> = BTreeMap::new();
+            let mut last: BTreeMap<(u64, u64), u64> = BTreeMap::new();
             for value in values {
                 *times.entry(*value).or_default() += 1;
-                if let Some(before) = last.insert(sent_to(*value), *value) {
+                if let Some(before) = last.insert((value / NUMBERS_OF_A_PRODUCER, sent_to(*value)), *value) {
                     assert!(before < *value, "{topic}-{partition}: {value} comes after {before}");
                 }
             }
         }
-        let expected = (0..sent).filter(|number| destinations(*number).contains(&topic));
-        for number in expected {
+        let numbers = sent.iter().zip(0..).flat_map(|(sent, producer)| {
+            let first = producer * NUMBERS_OF_A_PRODUCER;
+            first..first + sent
+        });
+        for number in numbers.filter(|number| destinations(*number).contains(&topic)) {
             let found = times.remove(&number).unwrap_or(0);
             assert_eq!(found, 1, "{number} is in {topic} {found} times");
         }
@@ -213,35 +225,44 @@ fn assert_exactly_once_in_order(address: &str, sent: u64) {
     }
 }
 
+/// Hundreds of answers are lost, and the broker is killed dozens of times while it routes, also between the parts of a batch.
 #[test]
 fn kill_9_and_lost_answers_lose_and_double_nothing_at_any_destination() {
+    // More by hand: TIDEGATE_KILLS=100.
+    let kills = std::env::var("TIDEGATE_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(24_u64);
+    const LOST: u64 = 300;
     let proxy = Proxy::start();
     let mut broker = Broker::start_configured(SETTINGS, &["--shards", "3", "--advertise", &proxy.address], None);
     proxy.pass_on_to(&broker.kafka);
     prepare(&broker, "scatter");
-    let mut producer = Producer::new(&proxy.address);
-    // More by hand: TIDEGATE_KILLS=100.
-    let kills = std::env::var("TIDEGATE_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(5_u64);
-    for kill in 0..kills {
-        proxy.lose(if kill % 2 == 0 { 20 } else { 0 });
-        let until = producer.acknowledged() + 1_500 + 700 * (kill % 3);
-        while producer.acknowledged() < until {
-            producer.send();
+    let mut producers = [0, 1, 2, 3].map(|producer| Producer::numbered(&proxy.address, producer));
+    // Until each of them has got so many more answers: whatever goes wrong, it goes on.
+    let send = |producers: &mut [Producer], more: u64| {
+        let until: Vec<u64> = producers.iter().map(|producer| producer.acknowledged() + more).collect();
+        while producers.iter().zip(&until).any(|(producer, until)| producer.acknowledged() < *until) {
+            // What is on its way is enough, and not more than has to be read again in the end.
+            for producer in producers.iter_mut().filter(|producer| producer.sent < producer.acknowledged() + 2_000) {
+                producer.send();
+            }
         }
+    };
+    for kill in 0..kills {
+        proxy.lose(if kill % 2 == 0 { 10 } else { 0 });
+        send(&mut producers, 100 + 70 * (kill % 5));
         broker.kill();
         broker.restart();
     }
-    proxy.lose(20);
-    for _ in 0..3_000 {
-        producer.send();
+    proxy.lose(8);
+    while proxy.lost() < LOST {
+        send(&mut producers, 100);
     }
-    producer.finish();
+    producers.iter().for_each(Producer::finish);
     proxy.lose(0);
-    assert!(proxy.lost() > 0, "answers were lost");
-    assert_exactly_once_in_order(&proxy.address, producer.sent);
+    let sent = producers.map(|producer| producer.sent);
+    assert_exactly_once_in_order(&proxy.address, &sent);
     broker.kill();
     broker.restart();
-    assert_exactly_once_in_order(&proxy.address, producer.sent);
+    assert_exactly_once_in_order(&proxy.address, &sent);
 }
 
 /// A router that does not want the first batch now and takes the one behind it: were that one appended, the retry of the first would be out
@@ -327,7 +348,7 @@ fn parts_that_a_full_disk_refuses_are_taken_later_and_in_order() {
         }
         broker.volume().make_room();
         producer.finish();
-        assert_exactly_once_in_order(&broker.kafka, producer.sent);
+        assert_exactly_once_in_order(&broker.kafka, &[producer.sent]);
     }
 }
 
@@ -361,7 +382,7 @@ fn swaps_and_rollbacks_under_load_lose_and_double_nothing() {
         producer.send();
     }
     producer.finish();
-    assert_exactly_once_in_order(&broker.kafka, producer.sent);
+    assert_exactly_once_in_order(&broker.kafka, &[producer.sent]);
     let (_, described) = broker.get("/v1/plugins/router");
     assert!(described.contains("\"version\":7"), "{described}");
 }

@@ -122,6 +122,30 @@ fn topics_that_cannot_be_made_say_why() {
 }
 
 #[test]
+fn a_topic_that_another_names_is_deleted_with_it_or_not_at_all() {
+    let mut rig = Rig::new(2);
+    rig.create("letters", 1, &[]);
+    rig.create("orders", 1, &[("tidegate.dead.letter.topic", "letters")]);
+    rig.create("users", 1, &[("tidegate.dead.letter.topic", "letters")]);
+    let mut delete = |topics: &[&str]| -> Vec<(i16, String)> {
+        let topics = topics.iter().map(|name| DeleteTopicState::default().with_name(Some(topic_name(name))));
+        let body = DeleteTopicsRequest::default().with_topics(topics.collect());
+        let response: DeleteTopicsResponse = rig.ask(ApiKey::DeleteTopics, 6, &body);
+        let answers = response.responses.into_iter();
+        answers.map(|answer| (answer.error_code, answer.error_message.unwrap_or_default().to_string())).collect()
+    };
+    let disabled = ResponseError::TopicDeletionDisabled.code();
+    let refused = |by: &str| {
+        let words = "detach it first (delete that configuration, or name another topic there)";
+        (disabled, format!("topic 'letters' is where records of topic '{by}' go (tidegate.dead.letter.topic); {words}"))
+    };
+    assert_eq!(delete(&["letters"]), [refused("orders")]);
+    let done = (0, String::new());
+    assert_eq!(delete(&["letters", "orders"]), [refused("users"), done.clone()], "one of the two is left");
+    assert_eq!(delete(&["letters", "users"]), [done.clone(), done]);
+}
+
+#[test]
 fn each_topic_of_a_request_is_answered_for_itself() {
     let settings = ShardSettings { default_partitions: 4, ..ShardSettings::default() };
     let mut rig = Rig::with(2, settings, BrokerDefaults::new());

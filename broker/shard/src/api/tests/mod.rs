@@ -6,4 +6,5 @@ mod configs;
 mod fetch_sessions;
 mod frames;
 mod rig;
+mod routed_crashes;
 mod routed_parts;

@@ -50,8 +50,14 @@ enum Kind {
     Partitioner,
     /// Whether a batch is taken, and when its write counts as acknowledged
     Ack,
-    /// How long records are kept, and which are erased
+    /// How long records are kept
     Retention,
+    /// How long records are kept, and which are erased before that
+    Eraser,
+    /// How long records are kept, and which segments go to the object store
+    Offloader,
+    /// All of what retention policies can say
+    Archivist,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -91,11 +97,31 @@ const ACK: Trial = Trial {
     expected: "{ \"accepted\": \"as asked\" }\n{ \"rejected\": \"the header 'owner' is missing\" }\n",
 };
 
+/// Asked about segments and not about records: its tests are all that tries it.
 const RETENTION: Trial = Trial {
+    description: "Keeps records until they were consumed",
+    config: "{ \"groups\": [\"billing\"], \"at_most_days\": 30 }\n",
+    records: "",
+    expected: "",
+};
+
+const ERASER: Trial = Trial {
     description: "Keeps records until they were consumed, and erases some keys",
     config: "{ \"groups\": [\"billing\"], \"at_most_days\": 30, \"erase\": [\"customer-7\"] }\n",
     records: "{ \"key\": \"customer-1\", \"value\": \"a\" }\n{ \"key\": \"customer-7\", \"value\": \"b\" }\n",
     expected: "{ \"kept\": true }\n{ \"kept\": false }\n",
+};
+
+const OFFLOADER: Trial = Trial {
+    description: "Keeps records until they were consumed, the old ones in the object store",
+    config: "{ \"groups\": [\"billing\"], \"at_most_days\": 30, \"on_disk_days\": 2 }\n",
+    ..RETENTION
+};
+
+const ARCHIVIST: Trial = Trial {
+    description: "Keeps records until they were consumed, the old ones in the object store, and erases some keys",
+    config: "{ \"groups\": [\"billing\"], \"at_most_days\": 30, \"on_disk_days\": 2, \"erase\": [\"customer-7\"] }\n",
+    ..ERASER
 };
 
 /// Where the template of a partitioner in a language puts its records, of the twelve partitions that `tidegate plugin test` tells it of.
@@ -105,6 +131,27 @@ fn placed(language: Language) -> &'static str {
         Language::Python => "{ \"partition\": 2 }\n{ \"partition\": 2 }\n{ \"partition\": 0 }\n",
         Language::Javascript => "{ \"partition\": 7 }\n{ \"partition\": 7 }\n{ \"partition\": 1 }\n",
     }
+}
+
+/// What a kind does, as its templates name it.
+type Parts = &'static [&'static str];
+
+/// The lines of a template that are for a kind. Those between `[x]` and `[end]`, each in a comment of its own, are for kinds that do x, and those
+/// from `[not x]` on for the others.
+fn with_parts(template: &str, does: Parts) -> String {
+    let mut is_in = true;
+    let mut lines = String::new();
+    for line in template.lines() {
+        let comment = ["// ", "# ", "<!-- "].iter().find_map(|mark| line.trim_start().strip_prefix(mark));
+        let part = comment.and_then(|text| text.trim_end_matches(" -->").strip_prefix('[')?.strip_suffix(']'));
+        match part {
+            Some("end") => is_in = true,
+            Some(part) => is_in = part.strip_prefix("not ").map_or(does.contains(&part), |part| !does.contains(&part)),
+            None if is_in => lines += &format!("{line}\n"),
+            None => {}
+        }
+    }
+    lines
 }
 
 macro_rules! template {
@@ -120,6 +167,9 @@ impl Kind {
             Self::Partitioner => &PARTITIONER,
             Self::Ack => &ACK,
             Self::Retention => &RETENTION,
+            Self::Eraser => &ERASER,
+            Self::Offloader => &OFFLOADER,
+            Self::Archivist => &ARCHIVIST,
         }
     }
 
@@ -129,26 +179,67 @@ impl Kind {
             Self::Router => "router",
             Self::Partitioner => "partitioner",
             Self::Ack => "ack",
-            Self::Retention => "retention",
+            Self::Retention | Self::Eraser | Self::Offloader | Self::Archivist => "retention",
         }
     }
 
     /// The world of the interface that its templates are of.
     fn world(self) -> &'static str {
-        if self == Self::Retention { "eraser" } else { self.name() }
+        match self {
+            Self::Eraser => "eraser",
+            Self::Offloader => "offloader",
+            Self::Archivist => "archivist",
+            other => other.name(),
+        }
     }
 
-    fn rust(self) -> [Template<'static>; 2] {
+    /// Which parts of the templates it has, by what they do: see [`Parts`].
+    fn does(self) -> Parts {
+        match self {
+            Self::Router | Self::Partitioner | Self::Ack => &["records"],
+            Self::Retention => &[],
+            Self::Eraser => &["records", "erase"],
+            Self::Offloader => &["offload"],
+            Self::Archivist => &["records", "erase", "offload"],
+        }
+    }
+
+    /// What stands in its templates for what differs between kinds.
+    fn filled(self, text: &str) -> String {
+        let (base, exported) = match self {
+            Self::Eraser => ("Eraser", "Lifecycle, Retaining, Filtering"),
+            Self::Offloader => ("Offloader", "Lifecycle, Retaining, Offloading"),
+            Self::Archivist => ("Archivist", "Lifecycle, Retaining, Filtering, Offloading"),
+            _ => ("Retention", "Lifecycle, Retaining"),
+        };
+        let trial = self.trial();
+        let topics = if self == Self::Router { "orders orders-eu orders-us" } else { "orders" };
+        [
+            ("SUMMARY", trial.description),
+            ("CONFIG", trial.config.trim_end()),
+            ("KIND", self.name()),
+            ("WORLD", self.world()),
+            ("BASE", base),
+            ("EXPORTED", exported),
+            ("TOPICS", topics),
+        ]
+        .into_iter()
+        .fold(with_parts(text, self.does()), |text, (token, filled)| text.replace(token, filled))
+    }
+
+    fn rust(self) -> Vec<Template<'static>> {
         let (source, readme) = match self {
             Self::Router => (template!("rust/router.rs"), template!("rust/router.md")),
             Self::Partitioner => (template!("rust/partitioner.rs"), template!("rust/partitioner.md")),
             Self::Ack => (template!("rust/ack.rs"), template!("rust/ack.md")),
-            Self::Retention => (template!("rust/retention.rs"), template!("rust/retention.md")),
+            Self::Retention | Self::Eraser | Self::Offloader | Self::Archivist => {
+                (template!("rust/retention.rs"), template!("rust/retention.md"))
+            }
         };
-        [("src/lib.rs", source), ("README.md", readme)]
+        vec![("src/lib.rs", source), ("README.md", readme)]
     }
 
-    fn python(self) -> [Template<'static>; 2] {
+    fn python(self) -> Vec<Template<'static>> {
         let (source, test) = match self {
             Self::Router => (
                 include_str!("../../../../../examples/first-router-python/plugin.py"),
@@ -156,12 +247,14 @@ impl Kind {
             ),
             Self::Partitioner => (template!("python/partitioner.py"), template!("python/test_partitioner.py")),
             Self::Ack => (template!("python/ack.py"), template!("python/test_ack.py")),
-            Self::Retention => (template!("python/retention.py"), template!("python/test_retention.py")),
+            Self::Retention | Self::Eraser | Self::Offloader | Self::Archivist => {
+                (template!("python/retention.py"), template!("python/test_retention.py"))
+            }
         };
-        [("plugin.py", source), ("test_plugin.py", test)]
+        vec![("plugin.py", source), ("test_plugin.py", test), ("README.md", template!("python/readme.md"))]
     }
 
-    fn javascript(self) -> [Template<'static>; 2] {
+    fn javascript(self) -> Vec<Template<'static>> {
         let (source, test) = match self {
             Self::Router => (
                 include_str!("../../../../../examples/first-router-javascript/plugin.js"),
@@ -169,9 +262,11 @@ impl Kind {
             ),
             Self::Partitioner => (template!("javascript/partitioner.js"), template!("javascript/partitioner.test.js")),
             Self::Ack => (template!("javascript/ack.js"), template!("javascript/ack.test.js")),
-            Self::Retention => (template!("javascript/retention.js"), template!("javascript/retention.test.js")),
+            Self::Retention | Self::Eraser | Self::Offloader | Self::Archivist => {
+                (template!("javascript/retention.js"), template!("javascript/retention.test.js"))
+            }
         };
-        [("plugin.js", source), ("plugin.test.js", test)]
+        vec![("plugin.js", source), ("plugin.test.js", test), ("README.md", template!("javascript/readme.md"))]
     }
 }
 
@@ -192,38 +287,49 @@ impl New {
             return Err(Usage("--sdk is for plugins in Rust: others get a copy of their SDK".to_owned()).into());
         }
         let (kind, trial) = (self.kind, self.kind.trial());
-        let readme = match self.lang {
-            Language::Rust => "",
-            Language::Python => template!("python/readme.md"),
-            Language::Javascript => template!("javascript/readme.md"),
-        };
-        let readme = readme.replace("SUMMARY", trial.description).replace("KIND", kind.name());
-        let topics = if kind == Kind::Router { "orders orders-eu orders-us" } else { "orders" };
-        let readme = readme.replace("TOPICS", topics);
-        let mut files = vec![("config.json", trial.config), ("records.jsonl", trial.records)];
         let expected = if kind == Kind::Partitioner { placed(self.lang) } else { trial.expected };
-        files.push(("expected.jsonl", expected));
+        let data = [("config.json", trial.config), ("records.jsonl", trial.records), ("expected.jsonl", expected)];
+        let (templates, ignored) = match self.lang {
+            Language::Rust => (kind.rust(), "/target\n"),
+            Language::Python => (kind.python(), "/target\n__pycache__\n"),
+            Language::Javascript => (kind.javascript(), "/target\n"),
+        };
+        let filled: Vec<_> = templates.into_iter().map(|(path, text)| (path, kind.filled(text))).collect();
+        let mut files: Vec<_> = filled.iter().map(|(path, text)| (*path, text.as_str())).collect();
+        files.extend(data.into_iter().filter(|(_, text)| !text.is_empty()));
+        files.push((".gitignore", ignored));
         let (written, tests) = match self.lang {
             Language::Rust => {
                 let sdk = self.sdk.map_or(Sdk::Included, Sdk::At);
-                files.extend(kind.rust());
-                files.push((".gitignore", "/target\n"));
                 (project::write_rust(&folder, name, trial.description, &sdk, &files), "cargo test")
             }
-            Language::Python => {
-                files.extend(kind.python());
-                files.extend([("README.md", readme.as_str()), (".gitignore", "/target\n__pycache__\n")]);
-                (project::write_python(&folder, name, kind.world(), &files), "python3 -m unittest")
-            }
-            Language::Javascript => {
-                files.extend(kind.javascript());
-                files.extend([("README.md", readme.as_str()), (".gitignore", "/target\n")]);
-                (project::write_javascript(&folder, name, kind.world(), &files), "node --test")
-            }
+            Language::Python => (project::write_python(&folder, name, kind.world(), &files), "python3 -m unittest"),
+            Language::Javascript => (project::write_javascript(&folder, name, kind.world(), &files), "node --test"),
         };
         written.with_context(|| format!("{} is not complete", folder.display()))?;
         writeln!(out, "made {}", folder.display())?;
         writeln!(out, "next: cd {}; {tests}; tidegate plugin build", folder.display())?;
         Ok(writeln!(out, "README.md there has the rest")?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_template_nothing_is_left_that_is_for_other_kinds() {
+        for kind in Kind::value_variants() {
+            for (path, text) in [kind.rust(), kind.python(), kind.javascript()].concat() {
+                let filled = kind.filled(text);
+                for token in ["SUMMARY", "CONFIG", "KIND", "WORLD", "BASE", "EXPORTED", "TOPICS", "// [", "# [", "-- ["]
+                {
+                    assert!(!filled.contains(token), "{kind:?}, {path}: {token} in\n{filled}");
+                }
+            }
+        }
+        let template = "a\n// [x]\nb\n<!-- [end] -->\n    # [not x]\nc\n    // [end]\n#[test]\n";
+        assert_eq!(with_parts(template, &["x"]), "a\nb\n#[test]\n");
+        assert_eq!(with_parts(template, &[]), "a\nc\n#[test]\n");
     }
 }
