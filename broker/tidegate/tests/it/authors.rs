@@ -263,7 +263,7 @@ fn javascript_sees_nulls_of_large_batches_and_counts() {
     let key = |record: usize| match record {
         _ if is_null(record) => Value::Null,
         // An empty key is none that is missing.
-        _ if record % 4 == 0 => Value::from(""),
+        _ if record.is_multiple_of(4) => Value::from(""),
         _ => Value::from(format!("k{record}")),
     };
     let records: String = (0..200).map(|record| format!("{}\n", json!({ "key": key(record), "value": "v" }))).collect();
