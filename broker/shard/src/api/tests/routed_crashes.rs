@@ -354,7 +354,7 @@ impl World {
             at if at == busy.len() => {
                 // Any connection's first.
                 let Some(first) = self.frames.front().map(|(connection, _, _)| *connection) else { return };
-                let other = self.random.one_in(2).then_some(self.connection.0).unwrap_or(first);
+                let other = if self.random.one_in(2) { self.connection.0 } else { first };
                 let position = self.frames.iter().position(|(of, _, _)| *of == other);
                 let Some((connection, shard, frame)) = position.and_then(|at| self.frames.remove(at)) else { return };
                 self.step(shard, Input::Frame { connection, frame });
