@@ -3,7 +3,7 @@
 
 use tidegate_sdk::{
     Error, Failure, Setup,
-    retention::{PartitionLog, Retention, Topic, Verdicts},
+    retention::{Retention, Topic, Verdicts},
 };
 
 const MINUTE_MS: i64 = 60_000;
@@ -83,32 +83,11 @@ impl Retention for BusinessHours {
             return Ok(());
         }
         for log in topic.logs {
-            verdicts.delete_before(self.expired(log, topic.now).max(self.too_much(log)));
+            let old = self.keep_ms.map_or(-1, |keep| log.end_of_old(keep, topic.now));
+            let surplus = self.keep_bytes.map_or(-1, |keep| log.end_of_surplus(keep));
+            verdicts.delete_before(old.max(surplus));
         }
         Ok(())
-    }
-}
-
-impl BusinessHours {
-    fn expired(&self, log: &PartitionLog, now: i64) -> i64 {
-        let Some(keep) = self.keep_ms else { return -1 };
-        let old = log.segments.iter().take_while(|segment| now.saturating_sub(segment.max_timestamp) > keep);
-        old.last().map_or(-1, |segment| segment.next_offset)
-    }
-
-    /// As Kafka: segments go as long as what is left still fills the limit.
-    fn too_much(&self, log: &PartitionLog) -> i64 {
-        let Some(keep) = self.keep_bytes else { return -1 };
-        let mut left: u64 = log.segments.iter().map(|segment| segment.bytes).sum();
-        let mut before = -1;
-        for segment in &log.segments {
-            left -= segment.bytes;
-            if left < keep {
-                break;
-            }
-            before = segment.next_offset;
-        }
-        before
     }
 }
 
@@ -159,7 +138,7 @@ tidegate_sdk::export!(retention: BusinessHours);
 #[cfg(test)]
 mod tests {
     use tidegate_sdk::{
-        retention::Segment,
+        retention::{PartitionLog, Segment},
         testkit::{Opened, open_retention},
     };
 

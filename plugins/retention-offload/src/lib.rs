@@ -47,7 +47,9 @@ impl Retention for Offload {
 
     fn evaluate(&mut self, topic: &retention::Topic<'_>, verdicts: &mut Verdicts) -> Result<(), Failure> {
         for log in topic.logs {
-            verdicts.delete_before(self.expired(log, topic.now).max(self.too_much(log)));
+            let old = self.0.delete_ms.map_or(-1, |keep| log.end_of_old(keep, topic.now));
+            let surplus = self.0.delete_bytes.map_or(-1, |keep| log.end_of_surplus(keep));
+            verdicts.delete_before(old.max(surplus));
         }
         Ok(())
     }
@@ -83,27 +85,6 @@ impl Offload {
             chosen.push(index);
         }
         chosen
-    }
-
-    fn expired(&self, log: &retention::PartitionLog, now: i64) -> i64 {
-        let Some(keep) = self.0.delete_ms else { return -1 };
-        let old = log.segments.iter().take_while(|segment| now.saturating_sub(segment.max_timestamp) > keep);
-        old.last().map_or(-1, |segment| segment.next_offset)
-    }
-
-    /// As Kafka: segments go as long as what is left still fills the limit.
-    fn too_much(&self, log: &retention::PartitionLog) -> i64 {
-        let Some(keep) = self.0.delete_bytes else { return -1 };
-        let mut left: u64 = log.segments.iter().map(|segment| segment.bytes).sum();
-        let mut before = -1;
-        for segment in &log.segments {
-            left -= segment.bytes;
-            if left < keep {
-                break;
-            }
-            before = segment.next_offset;
-        }
-        before
     }
 }
 

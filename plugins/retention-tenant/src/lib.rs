@@ -58,8 +58,7 @@ impl Retention for Tenants {
     fn evaluate(&mut self, topic: &Topic<'_>, verdicts: &mut Verdicts) -> Result<(), Failure> {
         for log in topic.logs {
             let age = |timestamp: i64| topic.now.saturating_sub(timestamp);
-            let over = log.segments.iter().take_while(|segment| age(segment.max_timestamp) > self.longest_ms);
-            let start = over.map(|segment| segment.next_offset).last().unwrap_or(-1);
+            let start = log.end_of_old(self.longest_ms, topic.now);
             verdicts.delete_before(start);
             for (index, segment) in log.segments.iter().enumerate() {
                 // As long as its newest record is not due for anybody, it may still have older ones that are: only time tells.

@@ -37,7 +37,8 @@ impl Retention for UntilConsumed {
 
     fn evaluate(&mut self, topic: &Topic<'_>, verdicts: &mut Verdicts) -> Result<(), Failure> {
         for log in topic.logs {
-            verdicts.delete_before(self.consumed(log).max(self.expired(log, topic.now)));
+            let old = self.config.max_age_ms.map_or(-1, |keep| log.end_of_old(keep, topic.now));
+            verdicts.delete_before(self.consumed(log).max(old));
         }
         Ok(())
     }
@@ -52,13 +53,6 @@ impl UntilConsumed {
             (!given_up).then_some(reader.committed)
         });
         positions.min().unwrap_or(-1)
-    }
-
-    /// Where what is old ends, segment by segment.
-    fn expired(&self, log: &PartitionLog, now: i64) -> i64 {
-        let Some(age) = self.config.max_age_ms else { return -1 };
-        let old = log.segments.iter().take_while(|segment| now.saturating_sub(segment.max_timestamp) > age);
-        old.last().map_or(-1, |segment| segment.next_offset)
     }
 }
 

@@ -54,6 +54,32 @@ pub struct Topic<'a> {
     pub now: i64,
 }
 
+impl PartitionLog {
+    /// Where its oldest segments end of which no record is younger than `keep_ms` at `now`; -1: there is none. What `retention.ms` deletes of a
+    /// topic without a policy.
+    #[must_use]
+    pub fn end_of_old(&self, keep_ms: i64, now: i64) -> i64 {
+        let old = self.segments.iter().take_while(|segment| now.saturating_sub(segment.max_timestamp) > keep_ms);
+        old.last().map_or(-1, |segment| segment.next_offset)
+    }
+
+    /// Where its oldest segments end without which the others still have `keep_bytes`; -1: there is none. What `retention.bytes` deletes of
+    /// a topic without a policy, but for the active segment.
+    #[must_use]
+    pub fn end_of_surplus(&self, keep_bytes: u64) -> i64 {
+        let mut left: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
+        let mut before = -1;
+        for segment in &self.segments {
+            left -= segment.bytes;
+            if left < keep_bytes {
+                break;
+            }
+            before = segment.next_offset;
+        }
+        before
+    }
+}
+
 /// Records of a partition, as they are stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Stored<'a> {

@@ -55,15 +55,14 @@ impl Retention for UntilConsumed {
     // [end]
 
     fn evaluate(&mut self, topic: &Topic<'_>, verdicts: &mut Verdicts) -> Result<(), Failure> {
-        let oldest = self.config.at_most_days.map(|days| topic.now - i64::from(days) * DAY_MS);
         for log in topic.logs {
             let position = |group: &String| {
                 let reader = log.readers.iter().find(|reader| reader.group == *group);
                 reader.map_or(log.start_offset, |reader| reader.committed)
             };
             let consumed = self.config.groups.iter().map(position).min().unwrap_or(log.start_offset);
-            let expired = log.segments.iter().take_while(|segment| oldest.is_some_and(|oldest| segment.max_timestamp < oldest));
-            verdicts.delete_before(expired.map(|segment| segment.next_offset).last().unwrap_or(0).max(consumed));
+            let expired = self.config.at_most_days.map_or(-1, |days| log.end_of_old(i64::from(days) * DAY_MS, topic.now));
+            verdicts.delete_before(expired.max(consumed));
             // [erase]
             if !self.config.erase.is_empty() {
                 (0..log.segments.len()).for_each(|segment| verdicts.rewrite(segment));
