@@ -1,7 +1,5 @@
 //! The table of settings as a whole: finding one in it, and the file in which all of them are explained.
 
-use std::collections::BTreeMap;
-
 use super::{Config, Kind, SETTINGS, Setting, TopicRule};
 
 /// The setting of that name.
@@ -20,17 +18,6 @@ pub(super) fn suggest(name: &str) -> Option<&'static str> {
         .filter(|(likeness, _)| *likeness > 0.88)
         .max_by(|left, right| left.0.total_cmp(&right.0))
         .map(|(_, name)| name)
-}
-
-/// The defaults of topics' configuration.
-pub(super) fn topic_defaults() -> BTreeMap<&'static str, String> {
-    SETTINGS
-        .iter()
-        .filter_map(|setting| match setting.kind {
-            Kind::Topic { topic_name, default, .. } => Some((topic_name, default.to_owned())),
-            _ => None,
-        })
-        .collect()
 }
 
 /// A TOML file in which everything is explained and commented out.

@@ -5,8 +5,10 @@
 //! Every setting stands in one table (`settings.rs`) with its documentation, so the parser, the documented default file and what
 //! clients are told of the broker's configuration cannot differ.
 
+mod defaults;
 mod document;
 mod parse;
+mod setting;
 mod settings;
 
 use std::{
@@ -16,7 +18,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use settings::{Kind, SETTINGS, Setting, TopicRule};
+pub use setting::{Kind, Setting, TopicRule};
+pub use settings::SETTINGS;
 
 use crate::{control::objects::ObjectStoreOptions, objects::ObjectLocation};
 
