@@ -17,10 +17,8 @@
 //! were none, or to a dead-letter topic. A retry meets the same policy: where the plugin's failure depends on the batch alone, it ends up
 //! in the same place.
 //!
-//! Whether batches are taken at all, and when their writes count as acknowledged, acknowledgement hooks say (`plugins/ack.rs`).
-//!
-//! An instance belongs to one attachment of one topic on this shard. One that has trapped is replaced with the next batch; a new
-//! version of its plugin, or another configuration, takes over between two batches.
+//! Whether batches are taken at all, and when their writes count as acknowledged, acknowledgement hooks say (`plugins/ack.rs`). Which instance of a
+//! plugin a batch meets is said in `plugins/instances.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,10 +33,7 @@ use tidegate_model::{
     partition::{AppendError, producers::derived_producer_id},
     topic_config::{Attachment, OnFailure, TopicConfig, Unroutable},
 };
-use tidegate_plugin_host::{
-    AckHook, CallError, Compiled, Context, Limits, LogLevel, LogLine, OpenError, Partitioner, Rejection, Router,
-    TopicInfo,
-};
+use tidegate_plugin_host::{AckHook, Compiled, Context, LogLevel, LogLine, Partitioner, Rejection, Router, TopicInfo};
 use tidegate_records::{
     batch::{BatchHeader, Compression, HEADER_BYTES, HeaderError},
     build::Producer,
@@ -53,12 +48,14 @@ use tidegate_records::{
 mod ack;
 mod counts;
 mod fault;
+mod instances;
 mod observed;
 mod retention;
 mod share;
 
 pub use ack::attainable;
 pub use counts::{AttachmentCounts, AttachmentReport};
+pub use instances::attachment_limits;
 pub use observed::ObservedBatch;
 pub use retention::{AllowedVerdict, RetentionFailure, RetentionReport, RetentionTask};
 
@@ -66,6 +63,7 @@ pub(crate) use ack::Commit;
 
 use counts::Counts;
 use fault::{DeadLetter, Fault, FaultKind, policy};
+use instances::{Attached, Deployed, instance, take_lines, timed};
 use observed::Observed;
 use share::Shares;
 
@@ -104,18 +102,6 @@ pub(crate) struct Plugins {
     pub(crate) unacknowledged: Refused<ConnectionId>,
 }
 
-struct Deployed {
-    version: u32,
-    compiled: Compiled,
-}
-
-/// An instance, and what it was opened with.
-struct Attached<I> {
-    attachment: Attachment,
-    version: u32,
-    instance: I,
-}
-
 /// Lines that a plugin logged.
 #[derive(Clone, Debug)]
 pub struct PluginLog {
@@ -123,41 +109,6 @@ pub struct PluginLog {
     pub version: u32,
     pub topic: String,
     pub lines: Vec<LogLine>,
-}
-
-/// A kind of instance: what the two worlds have in common.
-trait Instance: Sized {
-    fn open(compiled: &Compiled, config: &str, limits: &Limits) -> Result<Self, OpenError>;
-    fn is_dead(&self) -> bool;
-    fn lines(&mut self) -> Vec<LogLine>;
-}
-
-impl Instance for Router {
-    fn open(compiled: &Compiled, config: &str, limits: &Limits) -> Result<Self, OpenError> {
-        Self::open(compiled, config, limits)
-    }
-
-    fn is_dead(&self) -> bool {
-        self.is_dead()
-    }
-
-    fn lines(&mut self) -> Vec<LogLine> {
-        self.take_log().lines
-    }
-}
-
-impl Instance for Partitioner {
-    fn open(compiled: &Compiled, config: &str, limits: &Limits) -> Result<Self, OpenError> {
-        Self::open(compiled, config, limits)
-    }
-
-    fn is_dead(&self) -> bool {
-        self.is_dead()
-    }
-
-    fn lines(&mut self) -> Vec<LogLine> {
-        self.take_log().lines
-    }
 }
 
 impl Plugins {
@@ -211,48 +162,6 @@ impl Plugins {
 
     pub(crate) fn take_log(&mut self) -> Vec<PluginLog> {
         std::mem::take(&mut self.log)
-    }
-}
-
-/// The instance of an attachment, opened if it is not, or not as it should be.
-fn instance<'a, I: Instance>(
-    deployed: &BTreeMap<String, Deployed>,
-    instances: &'a mut BTreeMap<TopicId, Attached<I>>,
-    topic: TopicId,
-    attachment: &Attachment,
-    limits: &Limits,
-    stopwatch: fn() -> u64,
-    spent: &mut u64,
-) -> Result<&'a mut Attached<I>, Fault> {
-    let unavailable = |message: String| Fault::new(FaultKind::Unavailable, policy(message));
-    let plugin = deployed.get(&attachment.plugin).ok_or_else(|| {
-        unavailable(format!("plugin '{}' is not loaded; deploy it again (tidegate plugin deploy)", attachment.plugin))
-    })?;
-    let current = instances.get(&topic).is_some_and(|attached| {
-        attached.version == plugin.version && attached.attachment == *attachment && !attached.instance.is_dead()
-    });
-    if !current {
-        let started = stopwatch();
-        let opened = I::open(&plugin.compiled, &attachment.config, &attachment_limits(limits, attachment));
-        *spent += stopwatch().saturating_sub(started);
-        let instance = opened.map_err(|error| unavailable(format!("plugin '{}': {error}", attachment.plugin)))?;
-        let attached = Attached { attachment: attachment.clone(), version: plugin.version, instance };
-        instances.insert(topic, attached);
-    }
-    Ok(instances.get_mut(&topic).expect("it is there, or was just put there"))
-}
-
-/// The limits of an attachment: the broker's, or its own where those are lower.
-#[must_use]
-pub fn attachment_limits(broker: &Limits, attachment: &Attachment) -> Limits {
-    let own = &attachment.limits;
-    // A tick is a millisecond, and the first may come at once.
-    let ticks = own.deadline_ms.map_or(u64::MAX, |deadline| deadline.saturating_add(1).max(2));
-    Limits {
-        call_ticks_max: broker.call_ticks_max.min(ticks),
-        memory_bytes_max: broker.memory_bytes_max.min(own.memory_bytes.unwrap_or(usize::MAX)),
-        answer_bytes_max: broker.answer_bytes_max.min(own.output_bytes.unwrap_or(usize::MAX)),
-        ..broker.clone()
     }
 }
 
@@ -890,38 +799,6 @@ impl World for Router {
 impl World for Partitioner {
     fn counts(plugins: &mut Plugins) -> &mut Counts {
         &mut plugins.partitioner_counts
-    }
-}
-
-/// Makes a call, and counts it.
-fn timed<T>(
-    stopwatch: fn() -> u64,
-    spent: &mut u64,
-    counts: &mut AttachmentCounts,
-    records: u32,
-    call: impl FnOnce() -> Result<T, CallError>,
-) -> Result<T, CallError> {
-    let started = stopwatch();
-    let result = call();
-    let nanos = stopwatch().saturating_sub(started);
-    *spent += nanos;
-    counts.nanos += nanos;
-    counts.calls += 1;
-    counts.records += u64::from(records);
-    counts.retries += u64::from(matches!(result, Err(CallError::Retry { .. })));
-    result
-}
-
-fn take_lines<I: Instance>(
-    log: &mut Vec<PluginLog>,
-    attached: &mut Attached<I>,
-    attachment: &Attachment,
-    topic: &Topic,
-) {
-    let lines = attached.instance.lines();
-    if !lines.is_empty() {
-        let (plugin, version, topic) = (attachment.plugin.clone(), attached.version, topic.name.clone());
-        log.push(PluginLog { plugin, version, topic, lines });
     }
 }
 

@@ -18,10 +18,11 @@ use tidegate_plugin_host::{
 };
 
 use super::{
-    Batch, Instance, Plugins, Target, Targets, World,
+    Batch, Plugins, Target, Targets, World,
     counts::Counts,
     fault::{Fault, policy},
-    instance, rejected, take_lines, timed,
+    instances::{Instance, instance, take_lines, timed},
+    rejected,
 };
 use crate::{error::PartitionError, replica::REPLICAS_OF_A_PARTITION, shard::Shard};
 
