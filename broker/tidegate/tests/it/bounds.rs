@@ -66,9 +66,15 @@ fn assert_served(other: &mut Raw) {
     assert!(code == 0 && bytes > 0, "{code}");
 }
 
-/// Waits until the broker has begun to answer.
-fn wait_for_answer(raw: &Raw) {
-    assert_eq!(raw.stream.peek(&mut [0]).expect("the connection is open"), 1);
+/// The memory in bytes that the broker took at most, over `before`, for answers that nobody takes, while another was served.
+fn grown_for_unread(broker: &Broker, before: u64, unread: &[(i32, Raw)], other: &mut Raw) -> u64 {
+    for (_, raw) in unread {
+        assert_eq!(raw.stream.peek(&mut [0]).expect("the connection is open"), 1, "it has begun to answer");
+    }
+    for _ in 0..100 {
+        assert_served(other);
+    }
+    broker.peak_bytes().saturating_sub(before)
 }
 
 /// A few connections that asked for records and read nothing took gigabytes, until the kernel ended the broker.
@@ -101,11 +107,7 @@ fn records_that_nobody_takes_are_bounded() {
             (raw.send_all(ApiKey::Fetch, 11, requests), raw)
         })
         .collect();
-    unread.iter().for_each(|(_, raw)| wait_for_answer(raw));
-    for _ in 0..100 {
-        assert_served(&mut other);
-    }
-    let grown = broker.peak_bytes().saturating_sub(before);
+    let grown = grown_for_unread(&broker, before, &unread, &mut other);
     // What answers may take, as much again on its way between shards, a batch for each connection, and what is kept of segments.
     assert!(grown < 5 * queued, "{grown} bytes more, where answers may take {queued}");
     // Who begins to read gets everything that it asked for.
@@ -136,11 +138,7 @@ fn answers_to_small_questions_that_nobody_takes_are_bounded() {
             (raw.send_all(ApiKey::Metadata, 1, (0..REQUESTS).map(|_| all_topics())), raw)
         })
         .collect();
-    unread.iter().for_each(|(_, raw)| wait_for_answer(raw));
-    for _ in 0..100 {
-        assert_served(&mut other);
-    }
-    let grown = broker.peak_bytes().saturating_sub(before);
+    let grown = grown_for_unread(&broker, before, &unread, &mut other);
     assert!(grown < 3 * queued, "{grown} bytes more, where answers may take {queued}");
     let (first, raw) = &mut unread[0];
     for number in 0..REQUESTS {
