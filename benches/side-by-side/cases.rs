@@ -270,6 +270,9 @@ fn limit(broker: &Broker, shape: raw::Shape, per_second: Option<u64>, durations:
     let flood = raw::Flood::start(&broker.bootstrap, TOPIC, shape, per_second)?;
     thread::sleep(durations.warm_up);
     flood.check()?;
+    if per_second.is_some() {
+        flood.settle()?;
+    }
     flood.time_from_now();
     let window = Window::open(broker, flood.acknowledged())?;
     thread::sleep(durations.window);

@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{self, Receiver, SyncSender},
     },
@@ -26,6 +26,9 @@ use tidegate_records::{batch::Compression, build::BatchBuilder, time::Timestamp}
 
 /// The version of Produce that is sent.
 const VERSION: i16 = 9;
+
+/// A paced request that is answered later is in arrears.
+const LATE: Duration = Duration::from_millis(20);
 
 /// What is sent.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +56,11 @@ pub(crate) struct Flood {
 struct Shared {
     acknowledged: AtomicU64,
     stop: AtomicBool,
-    timed: AtomicBool,
+    /// Requests that were due after this are timed.
+    timed_from: OnceLock<Instant>,
     latency: Mutex<Histogram<u64>>,
+    /// When an answer last came after more than [`LATE`].
+    late: Mutex<Instant>,
 }
 
 impl Flood {
@@ -64,8 +70,9 @@ impl Flood {
         let shared = Arc::new(Shared {
             acknowledged: AtomicU64::new(0),
             stop: AtomicBool::new(false),
-            timed: AtomicBool::new(false),
+            timed_from: OnceLock::new(),
             latency: Mutex::new(Histogram::new_with_bounds(1, 120_000_000, 3)?),
+            late: Mutex::new(Instant::now()),
         });
         // Each connection's share of the requests.
         let step = per_second.map(|batches| {
@@ -103,9 +110,22 @@ impl Flood {
         Ok(())
     }
 
-    /// Counts latencies from here on.
+    /// Waits until a paced load has been answered in time for a second, or a minute is over. A steady rate is about files that are there:
+    /// the first batches of a partition make them, and ext4 takes long to do that where as many were removed within the last minutes
+    /// (it does not reuse their inodes and searches past them), as they are between two runs.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let begun = Instant::now();
+        let late = || *self.shared.late.lock().expect("no thread panics with it");
+        while late().elapsed() < Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(60) {
+            thread::sleep(Duration::from_millis(10));
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// Counts the latencies of what is due from here on.
     pub(crate) fn time_from_now(&self) {
-        self.shared.timed.store(true, Ordering::Relaxed);
+        self.shared.timed_from.get_or_init(Instant::now);
     }
 
     /// Ends, and gives the latencies of the requests in microseconds.
@@ -157,25 +177,30 @@ fn send(
 }
 
 fn receive(mut stream: TcpStream, shared: &Shared, shape: Shape, answers: &Receiver<Instant>) -> Result<()> {
-    let mut frame = Vec::new();
     while let Ok(due) = answers.recv() {
-        let mut length = [0; 4];
-        if let Err(error) = stream.read_exact(&mut length) {
-            if shared.stop.load(Ordering::Relaxed) {
-                break;
-            }
-            return Err(error).context("waiting for an answer");
+        match answer(&mut stream) {
+            Ok(frame) => check(&frame)?,
+            Err(_) if shared.stop.load(Ordering::Relaxed) => break,
+            Err(error) => return Err(error).context("waiting for an answer"),
         }
-        frame.resize(u32::from_be_bytes(length) as usize, 0);
-        stream.read_exact(&mut frame)?;
-        check(&frame)?;
         shared.acknowledged.fetch_add(shape.batches_in_a_request as u64, Ordering::Relaxed);
-        if shared.timed.load(Ordering::Relaxed) {
+        if due.elapsed() > LATE {
+            *shared.late.lock().expect("no thread panics with it") = Instant::now();
+        }
+        if shared.timed_from.get().is_some_and(|from| due >= *from) {
             let took = due.elapsed().as_micros() as u64;
             shared.latency.lock().expect("no thread panics with it").saturating_record(took);
         }
     }
     Ok(())
+}
+
+fn answer(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut frame)?;
+    Ok(frame)
 }
 
 /// Fails unless every partition's batch was accepted.
