@@ -3,8 +3,9 @@
 //! - A commit of one small write is one operation, a write that is itself durable (`RWF_DSYNC`). A larger one is written in
 //!   parallel pieces of at most 256 KiB and then flushed once; where one flush of the device is not known to hold
 //!   for all files (anything but ext4 and XFS on one block device), every touched file is flushed.
-//! - What may take long (sync, rename, remove) goes through the ring; opening, creating, listing and asking for lengths are plain
-//!   calls of some microseconds.
+//! - What may take long goes through the ring: besides sync, rename and remove also making files and directories, for which ext4
+//!   needs a millisecond each where many were removed within the last minutes. Listing and asking for lengths are plain calls of some
+//!   microseconds.
 //! - A file system that refuses `O_DIRECT` (tmpfs, some overlays) gets buffered I/O instead, and [`UringDisk::is_direct`] says so.
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
-        unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
+        unix::ffi::OsStrExt as _,
     },
     path::{Component, Path, PathBuf},
     rc::Rc,
@@ -175,9 +176,7 @@ impl UringDisk {
         let mut name = path.file_name().expect("a file has a name").to_os_string();
         name.push(".new");
         let temporary = path.with_file_name(name);
-        let mut options = fs::OpenOptions::new();
-        options.create(true).truncate(true);
-        let file = self.open_file(temporary.clone(), &options, Access::Buffered)?;
+        let file = self.open_file(temporary.clone(), libc::O_CREAT | libc::O_TRUNC, Access::Buffered).await?;
         if !content.is_empty() {
             let bytes = content.to_vec();
             self.run(Operation::WriteBytes { file: Rc::clone(&file.0), position: 0, bytes }).await?;
@@ -208,35 +207,48 @@ impl UringDisk {
         self.check(self.shared.reactor.start(operation).await)
     }
 
-    fn open_file(&self, path: PathBuf, options: &fs::OpenOptions, access: Access) -> Result<DiskFile, DiskError> {
-        let want_direct = access == Access::Direct && self.shared.direct.get();
-        let mut options = options.clone();
-        options.read(true).write(true);
-        if want_direct {
-            let opened = options.clone().custom_flags(libc::O_DIRECT).open(&path);
-            match opened {
-                Ok(file) => return Ok(DiskFile(Rc::new(OpenFile::new(file.into(), path, true)))),
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+    /// Opens for reading and writing; `flags` are those of open(2) beside that.
+    async fn open_file(&self, path: PathBuf, mut flags: libc::c_int, access: Access) -> Result<DiskFile, DiskError> {
+        flags |= libc::O_RDWR;
+        if access == Access::Direct && self.shared.direct.get() {
+            match self.open_descriptor(&path, flags | libc::O_DIRECT).await {
+                Ok(descriptor) => return Ok(DiskFile(Rc::new(OpenFile::new(descriptor, path, true)))),
+                Err(Failure::Errno(libc::EINVAL)) => {
                     tracing::warn!(
                         path = %path.display(),
                         "the file system refuses O_DIRECT: using the page cache, which costs throughput and memory"
                     );
                     self.shared.direct.set(false);
                     // A refused open with O_CREAT may have left the file behind.
-                    options.create_new(false).create(true);
+                    flags &= !libc::O_EXCL;
                 }
-                Err(error) => return Err(self.fail_io("open", &path, &error)),
+                Err(failure) => return Err(self.fail("open", &path, failure)),
             }
         }
-        let file = options.open(&path).map_err(|error| self.fail_io("open", &path, &error))?;
-        Ok(DiskFile(Rc::new(OpenFile::new(file.into(), path, false))))
+        let descriptor =
+            self.open_descriptor(&path, flags).await.map_err(|failure| self.fail("open", &path, failure))?;
+        Ok(DiskFile(Rc::new(OpenFile::new(descriptor, path, false))))
+    }
+
+    async fn open_descriptor(&self, path: &Path, flags: libc::c_int) -> Result<OwnedFd, Failure> {
+        let open = Operation::Open { path: c_path(path), flags, opened: None };
+        let completed = self.shared.reactor.start(open).await;
+        if let Some((_, failure)) = completed.failure {
+            return Err(failure);
+        }
+        match completed.operations.into_iter().next() {
+            Some(Operation::Open { opened: Some(descriptor), .. }) => Ok(descriptor),
+            _ => unreachable!("an open that succeeded has its descriptor"),
+        }
     }
 
     /// Makes the entries of the directory that holds `path` durable.
     async fn sync_directory_of(&self, path: &Path) -> Result<(), DiskError> {
         let directory = path.parent().unwrap_or(&self.shared.options.root);
-        let descriptor: OwnedFd =
-            fs::File::open(directory).map_err(|error| self.fail_io("open", directory, &error))?.into();
+        let descriptor = self
+            .open_descriptor(directory, libc::O_RDONLY | libc::O_DIRECTORY)
+            .await
+            .map_err(|failure| self.fail("open", directory, failure))?;
         let file = Rc::new(OpenFile::new(descriptor, directory.to_path_buf(), false));
         self.run(Operation::SyncAll { file }).await?;
         Ok(())
@@ -301,12 +313,12 @@ impl Disk for UringDisk {
     type File = DiskFile;
 
     async fn open(&self, path: &Path, access: Access) -> Result<DiskFile, DiskError> {
-        self.open_file(self.full_path(path), &fs::OpenOptions::new(), access)
+        self.open_file(self.full_path(path), 0, access).await
     }
 
     async fn create(&self, path: &Path, access: Access) -> Result<DiskFile, DiskError> {
         let path = self.full_path(path);
-        let file = self.open_file(path.clone(), fs::OpenOptions::new().create_new(true), access)?;
+        let file = self.open_file(path.clone(), libc::O_CREAT | libc::O_EXCL, access).await?;
         self.sync_directory_of(&path).await?;
         Ok(file)
     }
@@ -454,11 +466,11 @@ impl Disk for UringDisk {
             next = parent.to_path_buf();
         }
         for directory in missing.into_iter().rev() {
-            match fs::create_dir(&directory) {
-                Ok(()) => {}
-                // Another shard may be creating a parent that both need.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
-                Err(error) => return Err(self.fail_io("create directory", &directory, &error)),
+            let completed = self.shared.reactor.start(Operation::CreateDirectory { path: c_path(&directory) }).await;
+            // Another shard may be creating a parent that both need.
+            let is_there = matches!(completed.failure, Some((_, Failure::Errno(libc::EEXIST)))) && directory.is_dir();
+            if !is_there {
+                self.check(completed)?;
             }
             self.sync_directory_of(&directory).await?;
         }
@@ -467,11 +479,12 @@ impl Disk for UringDisk {
 
     async fn remove_directory(&self, path: &Path) -> Result<(), DiskError> {
         let path = self.full_path(path);
-        match fs::remove_dir(&path) {
-            Ok(()) => self.sync_directory_of(&path).await,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(self.fail_io("remove directory", &path, &error)),
+        let completed = self.shared.reactor.start(Operation::RemoveDirectory { path: c_path(&path) }).await;
+        if matches!(completed.failure, Some((_, Failure::Errno(libc::ENOENT)))) {
+            return Ok(());
         }
+        self.check(completed)?;
+        self.sync_directory_of(&path).await
     }
 
     async fn list(&self, path: &Path) -> Result<Vec<String>, DiskError> {

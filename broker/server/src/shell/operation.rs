@@ -6,7 +6,7 @@
 use std::{
     cell::Cell,
     ffi::CString,
-    os::fd::{AsRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -14,6 +14,10 @@ use std::{
 
 use io_uring::{opcode, squeue, types};
 use tidegate_storage::disk::AlignedBuffer;
+
+/// What new files and directories may be, before the umask: the same as the standard library's.
+const FILE_MODE: libc::mode_t = 0o666;
+const DIRECTORY_MODE: libc::mode_t = 0o777;
 
 /// An open file, or a directory to be synced. Closed when the last operation and the last owner are gone.
 #[derive(Debug)]
@@ -87,6 +91,18 @@ pub(crate) enum Operation {
     Remove {
         path: CString,
     },
+    /// Opens a file, or makes it where `flags` have `O_CREAT`. Once it is complete, `opened` has it.
+    Open {
+        path: CString,
+        flags: libc::c_int,
+        opened: Option<OwnedFd>,
+    },
+    CreateDirectory {
+        path: CString,
+    },
+    RemoveDirectory {
+        path: CString,
+    },
     /// Waits until a socket has what `events` says (`POLLIN`, `POLLOUT`), or an end. Its owner keeps the descriptor open meanwhile, or
     /// shuts the socket down, which completes it.
     Poll {
@@ -104,6 +120,9 @@ impl Operation {
             Self::SyncData { .. } | Self::SyncAll { .. } => "sync",
             Self::Rename { .. } => "rename",
             Self::Remove { .. } => "remove",
+            Self::Open { .. } => "open",
+            Self::CreateDirectory { .. } => "create directory",
+            Self::RemoveDirectory { .. } => "remove directory",
             Self::Poll { .. } => "poll",
         }
     }
@@ -116,9 +135,11 @@ impl Operation {
             | Self::Read { file, .. }
             | Self::SyncData { file }
             | Self::SyncAll { file } => file.path.clone(),
-            Self::Rename { from: path, .. } | Self::Remove { path } => {
-                PathBuf::from(path.to_string_lossy().into_owned())
-            }
+            Self::Rename { from: path, .. }
+            | Self::Remove { path }
+            | Self::Open { path, .. }
+            | Self::CreateDirectory { path }
+            | Self::RemoveDirectory { path } => PathBuf::from(path.to_string_lossy().into_owned()),
             Self::Poll { socket, .. } => PathBuf::from(format!("socket {socket}")),
         }
     }
@@ -128,8 +149,16 @@ impl Operation {
         match self {
             Self::Write { length, .. } => Some(u32::try_from(*length).expect("writes are split far below 4 GiB")),
             Self::WriteBytes { bytes, .. } => Some(u32::try_from(bytes.len()).expect("small files are below 4 GiB")),
-            Self::Read { .. } | Self::Poll { .. } => None,
+            Self::Read { .. } | Self::Poll { .. } | Self::Open { .. } => None,
             _ => Some(0),
+        }
+    }
+
+    /// Takes what the kernel gave for it: a descriptor is closed from here on by whoever drops the operation.
+    pub(super) fn take(&mut self, result: u32) {
+        if let Self::Open { opened, .. } = self {
+            // SAFETY: a successful open gives a descriptor that nobody else has.
+            *opened = Some(unsafe { OwnedFd::from_raw_fd(result.cast_signed()) });
         }
     }
 
@@ -158,6 +187,14 @@ impl Operation {
             Self::SyncAll { file } => opcode::Fsync::new(fd(file)).build(),
             Self::Rename { from, to } => opcode::RenameAt::new(cwd, from.as_ptr(), cwd, to.as_ptr()).build(),
             Self::Remove { path } => opcode::UnlinkAt::new(cwd, path.as_ptr()).build(),
+            Self::Open { path, flags, .. } => {
+                let flags = *flags | libc::O_CLOEXEC;
+                opcode::OpenAt::new(cwd, path.as_ptr()).flags(flags).mode(FILE_MODE).build()
+            }
+            Self::CreateDirectory { path } => opcode::MkDirAt::new(cwd, path.as_ptr()).mode(DIRECTORY_MODE).build(),
+            Self::RemoveDirectory { path } => {
+                opcode::UnlinkAt::new(cwd, path.as_ptr()).flags(libc::AT_REMOVEDIR).build()
+            }
             Self::Poll { socket, events } => {
                 opcode::PollAdd::new(types::Fd(*socket), u32::from(events.cast_unsigned())).build()
             }

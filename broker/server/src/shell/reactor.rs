@@ -341,6 +341,7 @@ impl Slots {
             Ok(written) => match slot.operations[number].expected() {
                 Some(expected) if expected != written => Some(Failure::Short { expected, written }),
                 _ => {
+                    slot.operations[number].take(written);
                     slot.transferred = written as usize;
                     None
                 }

@@ -184,6 +184,8 @@ fn check_io_uring() -> Result<(), StartupError> {
         (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
         (opcode::RenameAt::CODE, "RENAMEAT"),
         (opcode::UnlinkAt::CODE, "UNLINKAT"),
+        (opcode::OpenAt::CODE, "OPENAT"),
+        (opcode::MkDirAt::CODE, "MKDIRAT"),
     ] {
         if !probe.is_supported(code) {
             return Err(StartupError::KernelTooOld { kernel: kernel_release(), missing });
