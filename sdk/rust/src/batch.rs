@@ -116,8 +116,11 @@ impl<'a> Column<'a> {
         if is_null(self.nulls, index) {
             return None;
         }
-        let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
-        Some(&self.data[start..self.ends[index] as usize])
+        Some(&self.data[self.start_of(index)..self.ends[index] as usize])
+    }
+
+    fn start_of(&self, index: usize) -> usize {
+        if index == 0 { 0 } else { self.ends[index - 1] as usize }
     }
 
     /// The values in order: the fastest way through them.
@@ -126,13 +129,29 @@ impl<'a> Column<'a> {
         Values { data: self.data, ends: self.ends.iter(), nulls: self.nulls, start: 0, index: 0 }
     }
 
+    /// Whether no record lacks a value.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.nulls.is_empty()
+    }
+
+    /// The values in order, as empty ones where there are none: nothing is asked of each, which leaves a loop in the sandbox enough
+    /// registers.
+    pub(crate) fn or_empty(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let data = self.data;
+        let mut start = 0;
+        self.ends.iter().map(move |end| {
+            let end = *end as usize;
+            &data[std::mem::replace(&mut start, end)..end]
+        })
+    }
+
     /// The values of some of the records.
     ///
     /// # Panics
     /// Where the range is not within the batch.
     #[must_use]
     pub fn range(&self, range: Range<usize>) -> Values<'a> {
-        let start = if range.start == 0 { 0 } else { self.ends[range.start - 1] as usize };
+        let start = self.start_of(range.start);
         Values { data: self.data, ends: self.ends[range.clone()].iter(), nulls: self.nulls, start, index: range.start }
     }
 }

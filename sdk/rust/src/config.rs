@@ -48,7 +48,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use crate::{
-    Batch, Context, Error, Header, Random, Routes, Setup, Topic,
+    Batch, Context, Error, Header, Placement, Random, Routes, Setup, Topic,
     json::{Fields, Value},
 };
 
@@ -194,6 +194,34 @@ impl Keyless {
         let mut random = context.random();
         let next = random.below(partitions);
         KeylessPlaces { how: self, random, next, partitions }
+    }
+
+    /// Answers for every record of a batch: `of_key` chooses the partition of a key, and this that of records without one. `of_key` is
+    /// called for them too, with an empty key: asking each record whether it has one would cost as much as a short hash.
+    ///
+    /// # Panics
+    /// Without [`Setup::read_keys`], or after other answers for the same batch.
+    #[inline]
+    pub fn place(self, batch: &Batch, placement: &mut Placement, mut of_key: impl FnMut(&[u8]) -> u32) {
+        let places = placement.next(batch.len());
+        for (place, key) in places.iter_mut().zip(batch.keys().or_empty()) {
+            *place = of_key(key);
+        }
+        if !batch.keys().is_whole() {
+            self.place_keyless(batch, places);
+        }
+    }
+
+    /// Apart from the loop above, which is faster alone.
+    fn place_keyless(self, batch: &Batch, places: &mut [u32]) {
+        for run in batch.runs() {
+            let mut keyless = self.begin(run.context, batch.topic_partitions());
+            for (place, key) in places[run.records.clone()].iter_mut().zip(batch.keys().range(run.records)) {
+                if key.is_none() {
+                    *place = keyless.place();
+                }
+            }
+        }
     }
 }
 
