@@ -44,7 +44,7 @@ impl Default for Config {
             fetch_sessions_max: 1000,
             tail_cache_bytes: 24 << 20,
             journal_bytes: 1 << 30,
-            direct_write_bytes_min: 16 << 10,
+            direct_write_bytes_min: 64 << 10,
             open_files_max: 4096,
             object_store_url: None,
             object_store_endpoint: None,
