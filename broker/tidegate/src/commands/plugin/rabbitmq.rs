@@ -84,6 +84,33 @@ struct Definitions {
     policies: Vec<Policy>,
 }
 
+/// What every virtual host has. An export names them only as sources and destinations of bindings.
+const PREDECLARED: [(&str, &str); 5] = [
+    ("amq.direct", "direct"),
+    ("amq.fanout", "fanout"),
+    ("amq.topic", "topic"),
+    ("amq.headers", "headers"),
+    ("amq.match", "headers"),
+];
+
+impl Definitions {
+    /// Adds the predeclared exchanges where they are used and not listed.
+    fn add_predeclared(&mut self) {
+        for vhost in self.bindings.iter().map(|binding| binding.vhost.as_str()).collect::<BTreeSet<_>>() {
+            for (name, kind) in PREDECLARED {
+                if !self.exchanges.iter().any(|exchange| exchange.vhost == vhost && exchange.name == name) {
+                    self.exchanges.push(Exchange {
+                        name: name.to_owned(),
+                        vhost: vhost.to_owned(),
+                        kind: kind.to_owned(),
+                        arguments: Map::new(),
+                    });
+                }
+            }
+        }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct Policy {
     #[serde(default)]
@@ -179,8 +206,10 @@ struct Reading<'a> {
 }
 
 /// What the definitions become.
-fn translate(definitions: &Definitions, reading: &Reading<'_>) -> anyhow::Result<Plan> {
+fn translate(mut definitions: Definitions, reading: &Reading<'_>) -> anyhow::Result<Plan> {
     let Reading { vhost, exchange_suffix, plugin } = *reading;
+    definitions.add_predeclared();
+    let definitions = &definitions;
     let mut plan = Plan::default();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     let wanted = |found: &str| vhost.is_none_or(|vhost| vhost == found);
@@ -190,7 +219,7 @@ fn translate(definitions: &Definitions, reading: &Reading<'_>) -> anyhow::Result
     // RabbitMQ keeps queues and exchanges apart; MassTransit gives each queue an exchange of its name.
     let mut take_name = |plan: &mut Plan, from: &str, wish: &str, suffix: Option<&str>| -> anyhow::Result<String> {
         let mut wish = wish.to_owned();
-        if let (Some(suffix), Some(other)) = (suffix, names.get(&topic_name(&wish)))
+        if let (Some(suffix), Some(other)) = (suffix, names.get(&topic_name(&wish).replace('.', "_")))
             && other.starts_with("queue ")
         {
             wish.push_str(suffix);
@@ -200,8 +229,12 @@ fn translate(definitions: &Definitions, reading: &Reading<'_>) -> anyhow::Result
         if name != wish {
             plan.not_translated.push(format!("the name of {from}: as a topic it is '{name}'"));
         }
-        if let Some(other) = names.insert(name.clone(), from.to_owned()) {
-            bail!("{other} and {from} would both become topic '{name}': rename one of them in the file");
+        // Kafka's metrics cannot tell a dot from an underscore, so that topics may not differ in nothing else.
+        if let Some(other) = names.insert(name.replace('.', "_"), from.to_owned()) {
+            bail!(
+                "{other} and {from} would both become topic '{name}' (a dot and an underscore count as the same): rename one of \
+                 them in the file"
+            );
         }
         Ok(name)
     };
@@ -260,6 +293,21 @@ fn translate(definitions: &Definitions, reading: &Reading<'_>) -> anyhow::Result
             ("tidegate.router.config".to_owned(), config.to_string()),
         ]);
         plan.topics.push(PlannedTopic { name, from, configs });
+    }
+    let is_listed = |binding: &Binding| {
+        let mut exchanges = definitions.exchanges.iter();
+        exchanges.any(|exchange| exchange.vhost == binding.vhost && exchange.name == binding.source)
+    };
+    // Those of the default exchange are the queues themselves.
+    let orphans = definitions
+        .bindings
+        .iter()
+        .filter(|binding| wanted(&binding.vhost) && !binding.source.is_empty() && !is_listed(binding));
+    for Binding { source, destination, destination_type, .. } in orphans {
+        plan.not_translated.push(format!(
+            "the binding of exchange {source} to {destination_type} {destination}: the file has no such exchange, as RabbitMQ exports \
+             no internal ones; add it with its type"
+        ));
     }
     let (alternates, others): (Vec<_>, Vec<_>) = definitions
         .policies
@@ -443,8 +491,18 @@ fn queue_configs(
 
 /// A name that a topic may have.
 fn topic_name(name: &str) -> String {
-    let allowed = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
-    let name: String = name.chars().map(|letter| if allowed(letter) { letter } else { '-' }).take(249).collect();
+    let mut topic = String::new();
+    for letter in name.chars() {
+        match letter {
+            '.' | '_' | '-' => topic.push(letter),
+            _ if letter.is_ascii_alphanumeric() => topic.push(letter),
+            _ if letter.is_ascii() => topic.push('-'),
+            // Told apart from each other: in some languages it is every letter.
+            _ => topic.push_str(&format!("u{:04x}", u32::from(letter))),
+        }
+    }
+    topic.truncate(249);
+    let name = topic;
     if matches!(name.as_str(), "" | "." | "..") { "unnamed".to_owned() } else { name }
 }
 
@@ -472,7 +530,7 @@ impl ImportRabbitmq {
             bail!("{shown} has nothing of the virtual host {vhost:?}; it has {}", known.join(", "));
         }
         let (vhost, exchange_suffix) = (self.vhost.as_deref(), self.exchange_suffix.as_str());
-        let plan = translate(&definitions, &Reading { vhost, exchange_suffix, plugin: &deployed })?;
+        let plan = translate(definitions, &Reading { vhost, exchange_suffix, plugin: &deployed })?;
         if self.strict && !plan.not_translated.is_empty() {
             bail!("cannot be translated:\n  {}", plan.not_translated.join("\n  "));
         }
@@ -612,7 +670,7 @@ mod tests {
 
     fn plan(definitions: Value) -> Plan {
         let definitions = serde_json::from_value(definitions).expect("definitions");
-        translate(&definitions, &READING).expect("a plan")
+        translate(definitions, &READING).expect("a plan")
     }
 
     fn config(plan: &Plan, topic: &str) -> Value {
@@ -655,6 +713,28 @@ mod tests {
         let topics = json!([{ "topic": "a", "weight": 1 }, { "topic": "b", "weight": 2 }]);
         assert_eq!(config(&plan, "c"), json!({ "topics": topics }));
         assert_eq!(plan.topics[6].configs["tidegate.router"], "consistent-hash");
+    }
+
+    #[test]
+    fn exchanges_that_an_export_leaves_out_are_known_or_named() {
+        let bind = |source: &str| json!({ "source": source, "destination": "q", "destination_type": "queue", "routing_key": "a.#" });
+        let plan = plan(json!({
+            "queues": [{ "name": "q" }],
+            "bindings": [bind("amq.topic"), bind("amq.direct"), bind(""), bind("hidden")]
+        }));
+        let names: Vec<&str> = plan.topics.iter().map(|topic| topic.name.as_str()).collect();
+        assert_eq!(names, ["q", "amq.direct", "amq.topic"]);
+        let bindings = json!([{ "pattern": "a.#", "topic": "q" }]);
+        assert_eq!(config(&plan, "amq.topic"), json!({ "bindings": bindings, "unmatched": "drop" }));
+        assert_eq!(plan.not_translated.len(), 1, "{:?}", plan.not_translated);
+        assert!(plan.not_translated[0].contains("exchange hidden to queue q"), "{:?}", plan.not_translated);
+    }
+
+    #[test]
+    fn letters_of_other_languages_stay_apart() {
+        let plan = plan(json!({ "queues": [{ "name": "\u{e4}" }, { "name": "\u{f6}" }] }));
+        let names: Vec<&str> = plan.topics.iter().map(|topic| topic.name.as_str()).collect();
+        assert_eq!(names, ["u00e4", "u00f6"]);
     }
 
     #[test]
@@ -710,7 +790,7 @@ mod tests {
     fn two_names_that_become_one_are_refused() {
         let definitions: Definitions =
             serde_json::from_value(json!({ "queues": [{ "name": "a b" }, { "name": "a-b" }] })).expect("definitions");
-        let error = translate(&definitions, &READING).expect_err("both are a-b");
+        let error = translate(definitions, &READING).expect_err("both are a-b");
         assert!(error.to_string().contains("'a-b'"), "{error}");
     }
 
