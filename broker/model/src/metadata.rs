@@ -204,7 +204,7 @@ pub enum MetadataError {
     #[error("there is no plugin named '{name}'; `tidegate plugin list` shows those that are deployed")]
     UnknownPlugin { name: String },
     #[error(
-        "plugin '{name}' is attached to topic '{topic}'; detach it first (delete the configuration there that names it: tidegate.router, .partitioner, .ack or .retention)"
+        "plugin '{name}' is attached to topic '{topic}'; detach it first (`tidegate topic alter {topic} --unset tidegate.router`, or .partitioner, .ack or .retention, whichever names it)"
     )]
     PluginAttached { name: String, topic: String },
     #[error(

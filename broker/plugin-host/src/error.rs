@@ -73,7 +73,9 @@ pub enum TrapKind {
     Panic,
     /// It did what no program may: an access out of bounds, a division by zero.
     Fault,
-    /// What it handed over is more than it may, or breaks the rules of the component model.
+    /// It handed over more bytes than it may.
+    Output,
+    /// What it handed over breaks the rules of the component model.
     Interface,
     /// It was called after it had trapped; a mistake of the caller.
     Dead,
@@ -87,6 +89,7 @@ impl fmt::Display for TrapKind {
             Self::StackOverflow => "its stack overflowed",
             Self::Panic => "it panicked",
             Self::Fault => "it faulted",
+            Self::Output => "it handed over more bytes than `tidegate.plugin.output.max.bytes` allows",
             Self::Interface => "what it handed over breaks the rules of the interface",
             Self::Dead => "it had trapped before",
         })

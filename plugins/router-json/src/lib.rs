@@ -190,6 +190,16 @@ impl When {
             };
         let low = bound(&self.from, &self.above, Ordering::Greater)?;
         let high = bound(&self.to, &self.below, Ordering::Less)?;
+        if let (Some((from, at_from)), Some((to, at_to))) = (&low, &high) {
+            let is_empty = match compare(from, to) {
+                Ordering::Less => false,
+                Ordering::Equal => *at_from != Ordering::Equal || *at_to != Ordering::Equal,
+                Ordering::Greater => true,
+            };
+            if is_empty {
+                return Err(format!("the range of the field '{}' is empty: no number can be in it", self.field).into());
+            }
+        }
         if low.is_some() || high.is_some() {
             tests.push((field, Test::Range { low, high }));
         }

@@ -100,6 +100,8 @@ fn a_bad_configuration_is_refused() {
     refused(&one(r#"{ "field": "a..b", "exists": true }"#), "a name in it is empty");
     refused(&one(r#"{ "field": "a", "equals": [1] }"#), "cannot be compared with an array");
     refused(&one(r#"{ "field": "a", "from": 1, "above": 2 }"#), "bounded twice");
+    refused(&one(r#"{ "field": "a", "from": 3, "to": 1 }"#), "no number can be in it");
+    refused(&one(r#"{ "field": "a", "above": 3, "to": 3 }"#), "no number can be in it");
     refused(&one(r#"{ "field": "a", "equal": 1 }"#), "unknown field `equal`");
     refused(
         r#"{ "bindings": [ { "when": [ { "field": "a", "from": 1, "exists": true } ], "match": "any", "topic": "t" } ] }"#,

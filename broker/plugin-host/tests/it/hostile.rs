@@ -101,7 +101,7 @@ fn a_wrong_answer_is_told_by_what_is_wrong() {
 #[test]
 fn an_answer_has_a_largest_size() {
     let limits = Limits { answer_bytes_max: 1 << 20, ..patient() };
-    assert_eq!(trapped(&limits, "answer-bomb").0, TrapKind::Interface);
+    assert_eq!(trapped(&limits, "answer-bomb").0, TrapKind::Output);
 }
 
 #[test]

@@ -356,7 +356,7 @@ struct Alter {
     #[arg(long = "config", short, value_name = "NAME=VALUE", value_parser = name_and_value)]
     configs: Vec<(String, String)>,
     /// Put an entry back to its default; may be given often
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "delete-config", value_name = "NAME")]
     unset: Vec<String>,
     /// Let the broker check everything, and change nothing
     #[arg(long)]
