@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::process::Process;
+use crate::process::{Process, wait_for_idle_disks};
 
 /// A broker and the promise that it makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ValueEnum)]
@@ -90,6 +90,7 @@ impl Broker {
         fs::create_dir_all(&places.data)?;
         // What the broker before has left in the page cache must not be written while this one is measured.
         Command::new("sync").status().context("running sync")?;
+        wait_for_idle_disks();
         let port = free_port()?;
         let bootstrap = format!("127.0.0.1:{port}");
         let port_mapper = (system == System::RabbitMq).then(|| free_port().map(PortMapper)).transpose()?;

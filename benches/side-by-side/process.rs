@@ -55,6 +55,30 @@ pub(crate) fn own_threads_cpu_seconds() -> Result<BTreeMap<String, f64>> {
     Ok(threads)
 }
 
+/// Waits until no disk has done anything for a second, half a minute at most: where files were removed, ext4 goes on to discard their
+/// blocks for seconds, and the broker that is measured next would share the disk with that.
+pub(crate) fn wait_for_idle_disks() {
+    let begun = Instant::now();
+    let (mut seen, mut since) = (operations(), Instant::now());
+    while since.elapsed() < Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = operations();
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+    }
+}
+
+/// Writes and discards that each disk has completed, as the kernel counts them (`Documentation/admin-guide/iostats.rst`).
+fn operations() -> Vec<(String, String, String)> {
+    let stats = fs::read_to_string("/proc/diskstats").unwrap_or_default();
+    let count = |line: &str| {
+        let mut fields = line.split_whitespace().map(str::to_owned);
+        Some((fields.nth(2)?, fields.nth(4)?, fields.nth(6).unwrap_or_default()))
+    };
+    stats.lines().filter_map(count).collect()
+}
+
 fn cpu_seconds(path: &str) -> Result<f64> {
     let stat = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
     // The command's name is in parentheses and may hold anything; the numbers follow the last one.
