@@ -1,6 +1,7 @@
 //! `tidegate plugin`: begin, build, test and measure plugins, and deploy them into a running broker over its admin endpoint.
 
 mod bench;
+mod cache;
 mod new;
 mod project;
 mod rabbitmq;
@@ -173,6 +174,9 @@ pub(super) struct Plugin {
     hash: String,
     bytes: u64,
     uploaded_at: i64,
+    /// The hash of the component that a rollback goes back to.
+    #[serde(default)]
+    previous: Option<String>,
     topics: Vec<String>,
 }
 
@@ -348,6 +352,8 @@ impl Described {
         if let Some(plugin) = &self.deployed {
             writeln!(out, "hash       {}", plugin.hash)?;
             writeln!(out, "uploaded   {}", moment::display(Timestamp(plugin.uploaded_at)))?;
+            let previous = plugin.previous.as_deref().map(|hash| format!("to {hash}"));
+            writeln!(out, "rollback   {}", previous.as_deref().unwrap_or("none: there is no version before it"))?;
             let topics = if plugin.topics.is_empty() { "none".to_owned() } else { plugin.topics.join(", ") };
             writeln!(out, "topics     {topics}")?;
         }

@@ -13,7 +13,6 @@ use tidegate_plugin_host::{
     Rejection, Retention, Router, TopicInfo, World,
     ack::{Acks, Arrival, Decision, Decisions, Replica},
     build::{Profile, Progress, build_component},
-    compile,
     component::{COMPONENT_BYTES_MAX, inspect},
 };
 use tidegate_records::{
@@ -21,7 +20,7 @@ use tidegate_records::{
     time::Timestamp,
 };
 
-use super::super::produce::Draft;
+use super::{super::produce::Draft, cache};
 use crate::client::configs::Config;
 
 /// Calls end when they take as long as nobody would wait for.
@@ -113,7 +112,7 @@ pub(super) fn read_component(path: &Path) -> anyhow::Result<Vec<u8>> {
 impl Loaded {
     pub(super) fn new(engine: &Engine, bytes: Vec<u8>) -> anyhow::Result<Self> {
         let component = inspect(&Bytes::from(bytes), COMPONENT_BYTES_MAX)?;
-        let compiled = compile::compile(engine, &component)?;
+        let compiled = cache::compile_once(engine, &component)?;
         Ok(Self { component, compiled })
     }
 
