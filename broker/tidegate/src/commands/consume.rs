@@ -79,10 +79,10 @@ pub(super) struct ConsumeArgs {
     #[arg(long, short)]
     exit_at_end: bool,
     /// How records are printed: text, json, or a pattern
-    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    #[arg(long, default_value = "text", value_name = "FORMAT", allow_hyphen_values = true)]
     format: String,
     /// Print the key and this before each value; \t, \n and \xFF are escapes
-    #[arg(long, short = 'K', value_name = "SEPARATOR")]
+    #[arg(long, short = 'K', value_name = "SEPARATOR", allow_hyphen_values = true)]
     key_separator: Option<Separator>,
     /// Also print records of transactions that are open or were aborted
     #[arg(long)]

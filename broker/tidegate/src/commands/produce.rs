@@ -59,13 +59,13 @@ pub(super) struct ProduceArgs {
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// What stands between key and value on a line; \t, \n and \xFF are escapes
-    #[arg(long, short = 'K', value_name = "SEPARATOR", conflicts_with_all = ["key", "format"])]
+    #[arg(long, short = 'K', value_name = "SEPARATOR", conflicts_with_all = ["key", "format"], allow_hyphen_values = true)]
     key_separator: Option<Separator>,
     /// The key of every record
-    #[arg(long, short, conflicts_with = "format")]
+    #[arg(long, short, conflicts_with = "format", allow_hyphen_values = true)]
     key: Option<String>,
     /// A header of every record; may be given often
-    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = name_and_value)]
+    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = name_and_value, allow_hyphen_values = true)]
     headers: Vec<(String, String)>,
     /// What a line is: text, or a JSON object as `consume --format json` prints it
     #[arg(long, value_enum, default_value_t = LineFormat::Text)]
@@ -484,6 +484,10 @@ mod tests {
             vec![("a".into(), Some(b"1".to_vec())), ("a".into(), None), ("b".into(), Some(b"2=3".to_vec()))];
         assert_eq!(draft(&["--format", "json", "-H", "b=2=3"], line), Ok(expected));
         assert_eq!(draft(&["--partition", "9"], "x").map(|draft| draft.partition), Ok(Some(9)));
+        // What begins with a hyphen is a text as well.
+        check(&["-K", "->"], "a->b", Some("a"), Some("b"));
+        check(&["--key-separator", "-"], "a-b", Some("a"), Some("b"));
+        check(&["--key", "-1"], "b", Some("-1"), Some("b"));
     }
 
     #[test]

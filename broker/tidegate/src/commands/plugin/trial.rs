@@ -37,13 +37,13 @@ pub(super) struct Try {
     #[arg(long)]
     topic: String,
     /// Its key; without it, the record has none
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     key: Option<String>,
     /// Its value; without it, the record has none
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     value: Option<String>,
     /// A header; may be given often
-    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = name_and_value)]
+    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = name_and_value, allow_hyphen_values = true)]
     headers: Vec<(String, String)>,
     /// Its timestamp in milliseconds since 1970; else now
     #[arg(long, value_name = "MS")]
