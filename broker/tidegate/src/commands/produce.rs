@@ -24,7 +24,7 @@ use rdkafka::{
     message::{Header, OwnedHeaders},
     producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::Value;
 
 use super::{Bootstrap, Json, Separator, name_and_value};
@@ -313,6 +313,7 @@ fn split_key<'a>(line: &'a [u8], separator: &[u8]) -> anyhow::Result<(Option<Vec
 /// A line of `--format json`. Other fields, such as the offset that `consume` prints, mean nothing here.
 #[derive(Deserialize)]
 struct JsonRecord {
+#[serde(deny_unknown_fields)]
     #[serde(default)]
     key: Value,
     #[serde(default)]
@@ -322,6 +323,21 @@ struct JsonRecord {
     partition: Option<i32>,
     timestamp: Option<i64>,
 }
+    /// `consume` prints it; it means nothing here.
+    #[serde(default, rename = "topic")]
+    _topic: IgnoredAny,
+    /// As `topic`.
+    #[serde(default, rename = "offset")]
+    _offset: IgnoredAny,
+}
+
+/// A header of a list of them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonHeader {
+    key: String,
+    #[serde(default)]
+    value: Value,
 
 pub(super) fn from_json(line: &[u8]) -> anyhow::Result<Draft> {
     let record: JsonRecord = serde_json::from_slice(line).context("is no JSON object of a record")?;
@@ -332,10 +348,9 @@ pub(super) fn from_json(line: &[u8]) -> anyhow::Result<Draft> {
         }
         Value::Array(list) => list
             .into_iter()
-            .map(|mut header| {
-                let name = header.get("key").and_then(Value::as_str).context("a header has no \"key\"")?.to_owned();
-                let value = header.get_mut("value").map(Value::take).unwrap_or_default();
-                Ok((name, to_bytes(value)?))
+            .map(|header| {
+                let header: JsonHeader = serde_json::from_value(header).context("is no header")?;
+                Ok((header.key, to_bytes(header.value)?))
             })
             .collect::<anyhow::Result<_>>()?,
         _ => anyhow::bail!("headers must be an object, or a list of objects with key and value"),
@@ -499,7 +514,14 @@ mod tests {
         check(&["--key-separator", ":"], "a", "no separator \":\"");
         check(&["--format", "json"], "a", "is no JSON object");
         check(&["--format", "json"], r#"{"headers": 3}"#, "headers must be");
-        check(&["--format", "json"], r#"{"headers": [{}]}"#, "no \"key\"");
+        // It was left out, and a record without a value was written.
+        check(
+            &["--format", "json"],
+            r#"{"key":"a","valeu":"b"}"#,
+            "unknown field `valeu`, expected one of `key`, `value`",
+        );
+        check(&["--format", "json"], r#"{"headers": [{"key":"a","valeu":"b"}]}"#, "unknown field `valeu`");
+        check(&["--format", "json"], r#"{"headers": [{}]}"#, "missing field `key`");
         check(&["--format", "json"], r#"{"value":{"base64":"?"}}"#, "base64");
     }
 
