@@ -27,7 +27,7 @@ use rdkafka::{
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::Value;
 
-use super::{Bootstrap, Json, Separator, name_and_value};
+use super::{Bootstrap, Separator, name_and_value};
 use crate::{
     client::topics::Absent,
     librdkafka::{self, Warnings},
@@ -94,8 +94,9 @@ pub(super) struct ProduceArgs {
     /// Say nothing at the end but errors
     #[arg(long, short)]
     quiet: bool,
-    #[command(flatten)]
-    json: Json,
+    /// Print JSON, for machines, of what became of the records; they are read as JSON with --format json
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     bootstrap: Bootstrap,
 }
@@ -269,7 +270,7 @@ impl ProduceArgs {
         if untold > 0 {
             writeln!(io::stderr(), "and {} more", output::count(untold, "record"))?;
         }
-        if self.json.json {
+        if self.json {
             return output::json(out, summary);
         }
         if !self.quiet {
@@ -310,10 +311,10 @@ fn split_key<'a>(line: &'a [u8], separator: &[u8]) -> anyhow::Result<(Option<Vec
     Ok((Some(key.to_vec()), &rest[separator.len()..]))
 }
 
-/// A line of `--format json`. Other fields, such as the offset that `consume` prints, mean nothing here.
+/// A line of `--format json`. A field that is not known is refused: it may be one that was misspelled.
 #[derive(Deserialize)]
-struct JsonRecord {
 #[serde(deny_unknown_fields)]
+struct JsonRecord {
     #[serde(default)]
     key: Value,
     #[serde(default)]
@@ -322,7 +323,6 @@ struct JsonRecord {
     headers: Value,
     partition: Option<i32>,
     timestamp: Option<i64>,
-}
     /// `consume` prints it; it means nothing here.
     #[serde(default, rename = "topic")]
     _topic: IgnoredAny,
@@ -338,6 +338,7 @@ struct JsonHeader {
     key: String,
     #[serde(default)]
     value: Value,
+}
 
 pub(super) fn from_json(line: &[u8]) -> anyhow::Result<Draft> {
     let record: JsonRecord = serde_json::from_slice(line).context("is no JSON object of a record")?;
@@ -483,6 +484,10 @@ mod tests {
         check(&["--key-separator", "\\t"], "a\tb", Some("a"), Some("b"));
         check(&["--key-separator", "=>"], "a=b=>c", Some("a=b"), Some("c"));
         check(&["-Z", "-K", ":"], "a:", Some("a"), None);
+        // What begins with a hyphen is a text as well.
+        check(&["-K", "->"], "a->b", Some("a"), Some("b"));
+        check(&["--key-separator", "-"], "a-b", Some("a"), Some("b"));
+        check(&["--key", "-1"], "b", Some("-1"), Some("b"));
         check(&["--format", "json"], r#"{"key":"a","value":"b","offset":7}"#, Some("a"), Some("b"));
         check(&["--format", "json"], r#"{"value":{"n":[1,2]}}"#, None, Some(r#"{"n":[1,2]}"#));
         check(&["--format", "json"], r#"{"key":{"base64":"YQ=="},"value":null}"#, Some("a"), None);
@@ -499,10 +504,6 @@ mod tests {
             vec![("a".into(), Some(b"1".to_vec())), ("a".into(), None), ("b".into(), Some(b"2=3".to_vec()))];
         assert_eq!(draft(&["--format", "json", "-H", "b=2=3"], line), Ok(expected));
         assert_eq!(draft(&["--partition", "9"], "x").map(|draft| draft.partition), Ok(Some(9)));
-        // What begins with a hyphen is a text as well.
-        check(&["-K", "->"], "a->b", Some("a"), Some("b"));
-        check(&["--key-separator", "-"], "a-b", Some("a"), Some("b"));
-        check(&["--key", "-1"], "b", Some("-1"), Some("b"));
     }
 
     #[test]

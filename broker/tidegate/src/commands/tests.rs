@@ -66,6 +66,7 @@ fn what_cannot_be_meant_is_refused_with_exit_code_2() {
     check("tidegate produce a --key-separator \\q", "no escape");
     check("tidegate produce a --key k --key-separator :", "cannot be used with");
     check("tidegate consume a --offset newest", "is no offset");
+    check("tidegate consume a --json --format text", "cannot be used with");
     check("tidegate consume a --partition 0 --group g", "cannot be used with");
     check("tidegate group reset-offsets g --topic a", "required");
     check("tidegate group reset-offsets g --topic a --to-earliest --to-latest", "cannot be used with");

@@ -192,6 +192,7 @@ fn records_come_out_as_they_went_in() {
     );
     // What JSON takes out it takes in.
     let records = consume(&broker, &["a", "--format", "json"]);
+    assert_eq!(consume(&broker, &["a", "--json"]), records);
     produce(&broker, &["b", "--format", "json"], &records).succeeded();
     let without_topic = |text: &str| text.replace("\"topic\":\"b\"", "\"topic\":\"a\"");
     assert_eq!(without_topic(&consume(&broker, &["b", "--format", "json"])), records);
