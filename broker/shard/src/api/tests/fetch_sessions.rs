@@ -7,6 +7,7 @@ use kafka_protocol::{
         fetch_request::{FetchPartition, FetchTopic, ForgottenTopic},
     },
 };
+use tidegate_model::metadata::MetadataChange;
 use uuid::Uuid;
 
 use super::rig::{Rig, topic_name};
@@ -152,5 +153,22 @@ fn a_partition_that_is_gone_is_told_each_time() {
         let again: FetchResponse = rig.ask(ApiKey::Fetch, VERSION_BY_NAME, &body);
         assert_eq!(error(&again), ResponseError::UnknownTopicOrPartition.code());
         assert_eq!(again.responses.len(), 1, "the other has nothing new");
+    }
+}
+
+/// It was answered at the end of its time, as if there could still be something to read.
+#[test]
+fn a_fetch_that_waits_on_a_topic_is_answered_when_the_topic_is_deleted() {
+    for partition in 0..4 {
+        let mut rig = Rig::new(2);
+        rig.create("t", 4, &[]);
+        let body = request(&rig, VERSION_BY_ID, (0, -1), &[("t", partition, 0)]);
+        rig.send(0, ApiKey::Fetch, VERSION_BY_ID, &body);
+        assert!(rig.received::<FetchResponse>(0, ApiKey::Fetch, VERSION_BY_ID).is_none());
+        let topic = rig.image.topic("t").expect("it was created").id;
+        rig.commit(MetadataChange::DeleteTopic { id: topic.to_hex() }).expect("it can be deleted");
+        let answer: FetchResponse = rig.received(0, ApiKey::Fetch, VERSION_BY_ID).expect("it does not wait any more");
+        let code = answer.responses[0].partitions[0].error_code;
+        assert_eq!(code, ResponseError::UnknownTopicOrPartition.code(), "partition {partition}");
     }
 }
