@@ -454,12 +454,11 @@ fn shown_settings(config: &Config) -> Vec<ShownSetting> {
         .entries()
         .zip(defaults)
         .filter_map(|((setting, value), default)| {
-            let is_default = value == default;
             Some(ShownSetting {
                 name: setting.name.to_owned(),
                 value: value?,
                 kind: config_type(&setting.kind),
-                is_default,
+                default,
                 documentation: setting.help.to_owned(),
             })
         })

@@ -87,7 +87,8 @@ pub struct ShownSetting {
     pub name: String,
     pub value: String,
     pub kind: ConfigType,
-    pub is_default: bool,
+    /// What holds where nobody sets it; `None`: nothing.
+    pub default: Option<String>,
     pub documentation: String,
 }
 
