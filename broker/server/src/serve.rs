@@ -222,7 +222,7 @@ fn announce(config: &Config, kafka: SocketAddr, broker: &Broker, admin: SocketAd
     let line = format!("ready node={} kafka={kafka} admin={admin} data={}\n", config.node_id, data.display());
     let mut output = io::stdout().lock();
     if let Err(error) = output.write_all(line.as_bytes()).and_then(|()| output.flush()) {
-        tracing::warn!(%error, "the ready line could not be written to standard output");
+        tracing::error!(%error, "the ready line is lost: it cannot be written to standard output; the broker runs on");
     }
 }
 
@@ -454,12 +454,11 @@ fn shown_settings(config: &Config) -> Vec<ShownSetting> {
         .entries()
         .zip(defaults)
         .filter_map(|((setting, value), default)| {
-            let is_default = value == default;
             Some(ShownSetting {
                 name: setting.name.to_owned(),
                 value: value?,
                 kind: config_type(&setting.kind),
-                is_default,
+                default,
                 documentation: setting.help.to_owned(),
             })
         })

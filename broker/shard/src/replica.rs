@@ -187,8 +187,8 @@ impl Owned {
         }
     }
 
-    /// Takes new metadata: partitions come, go and change their configuration.
-    pub(crate) fn metadata(&mut self, image: &MetadataImage, shards: u16, effects: &mut Effects) {
+    /// Takes new metadata: partitions come, go and change their configuration. Who waits on one that goes is answered.
+    pub(crate) fn metadata(&mut self, now: Now, image: &MetadataImage, shards: u16, effects: &mut Effects) {
         let mut gone: Vec<TopicPartition> = Vec::new();
         for (partition, replica) in &mut self.replicas {
             match image.topic_by_id(partition.topic) {
@@ -220,6 +220,7 @@ impl Owned {
                 self.replicas.insert(partition, Replica::new(recovered, Arc::clone(&topic.config)));
             }
         }
+        self.evaluate_woken(now, effects);
     }
 
     fn remove(&mut self, partition: TopicPartition, effects: &mut Effects) {

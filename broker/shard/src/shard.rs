@@ -87,7 +87,8 @@ pub struct ShownSetting {
     pub name: String,
     pub value: String,
     pub kind: ConfigType,
-    pub is_default: bool,
+    /// What holds where nobody sets it; `None`: nothing.
+    pub default: Option<String>,
     pub documentation: String,
 }
 
@@ -539,7 +540,7 @@ impl Shard {
     }
 
     fn metadata(&mut self, now: Now, image: Arc<MetadataImage>, effects: &mut Effects) {
-        self.owned.metadata(&image, self.identity.shards, effects);
+        self.owned.metadata(now, &image, self.identity.shards, effects);
         self.plugins.retain_topics(|topic| image.topic_by_id(topic).is_some());
         self.image = Arc::clone(&image);
         self.groups_metadata(now, &image, effects);

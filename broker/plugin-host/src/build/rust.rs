@@ -59,9 +59,20 @@ fn cargo_build(folder: &Path, target: &Path, profile: Profile, progress: Progres
             ("CARGO_PROFILE_RELEASE_STRIP", "debuginfo"),
         ]);
     }
-    let messages = progress.run("cargo", "cargo build", &mut cargo)?;
+    let messages = progress.run("cargo", "cargo build", &mut cargo).map_err(|error| for_people(error, progress))?;
     // One JSON object a line; the artifact of the plugin's own library is the last .wasm that is named.
     messages.lines().filter_map(wasm_file).next_back().ok_or(BuildError::NoLibrary)
+}
+
+/// A failed build without cargo's messages for programs. What people are to read of them is rendered on standard error: it was shown
+/// already, or it is the rest.
+fn for_people(error: BuildError, progress: Progress) -> BuildError {
+    let BuildError::Failed { command, output } = error else { return error };
+    let mut lines: Vec<&str> = output.lines().filter(|line| !line.starts_with("{\"reason\":")).collect();
+    if lines.is_empty() && progress == Progress::Show {
+        lines.push("what is wrong stands above");
+    }
+    BuildError::Failed { command, output: lines.join("\n") }
 }
 
 /// Libraries that ask for randomness get the SDK's stand-in; and where the author keeps sources is nobody's business, so that texts of panics

@@ -142,9 +142,16 @@ fn describe_resource(
             let settings = shard.settings.shown.iter().filter(|setting| wanted(&setting.name));
             Ok(settings
                 .map(|setting| {
-                    let source = if setting.is_default { SOURCE_DEFAULT } else { SOURCE_STATIC_BROKER };
+                    let is_default = setting.default.as_ref() == Some(&setting.value);
+                    let source = if is_default { SOURCE_DEFAULT } else { SOURCE_STATIC_BROKER };
                     let mut shown = described(&setting.name, &setting.value, source, setting.kind, request);
                     shown.read_only = true;
+                    if body.include_synonyms {
+                        let set = (!is_default).then_some((&setting.value, SOURCE_STATIC_BROKER));
+                        let default = setting.default.as_ref().map(|value| (value, SOURCE_DEFAULT));
+                        let all = set.into_iter().chain(default);
+                        shown.synonyms = all.map(|(value, source)| synonym(&setting.name, value, source)).collect();
+                    }
                     if body.include_documentation && request.version >= 3 {
                         shown.documentation = Some(text(&setting.documentation));
                     }
@@ -209,14 +216,15 @@ fn described(
     described
 }
 
+fn synonym(name: &str, value: &str, source: i8) -> DescribeConfigsSynonym {
+    DescribeConfigsSynonym::default().with_name(text(name)).with_value(Some(text(value))).with_source(source)
+}
+
 fn synonyms(
     key: &TopicKey,
     overrides: &BTreeMap<String, String>,
     defaults: &BrokerDefaults,
 ) -> Vec<DescribeConfigsSynonym> {
-    let synonym = |name: &str, value: &str, source| {
-        DescribeConfigsSynonym::default().with_name(text(name)).with_value(Some(text(value))).with_source(source)
-    };
     let broker_name = key.synonym.unwrap_or(key.name);
     let mut synonyms = Vec::new();
     if let Some(value) = overrides.get(key.name) {

@@ -235,16 +235,19 @@ fn answered(index: i32, fetched: Fetched, read_committed: bool) -> PartitionAnsw
     }
 }
 
-/// Several owners may each have found `max_bytes`: what is over is left for the next fetch, but never the first batch.
+/// Several owners may each have found `max_bytes`, and each has given its first batch whole: what is over is left for the next fetch,
+/// but never the first batch. From there on what is asked of each partition holds as well (KIP-74).
 fn limit(work: &mut Work) {
     let mut room = work.max_bytes;
     let mut first = true;
-    for answer in work.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+    let answers = work.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+    for (answer, asked) in answers.zip(&work.fetched) {
+        let room_of_partition = usize::try_from(asked.parameters.bytes_max).unwrap_or(0);
         let bytes = answer.records.iter().map(Bytes::len).sum::<usize>();
         if bytes == 0 {
             continue;
         }
-        if bytes > room && !first {
+        if !first && bytes > room.min(room_of_partition) {
             answer.records.clear();
             continue;
         }

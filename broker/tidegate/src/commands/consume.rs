@@ -79,10 +79,13 @@ pub(super) struct ConsumeArgs {
     #[arg(long, short)]
     exit_at_end: bool,
     /// How records are printed: text, json, or a pattern
-    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    #[arg(long, default_value = "text", value_name = "FORMAT", allow_hyphen_values = true)]
     format: String,
+    /// Print JSON, for machines: the same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
     /// Print the key and this before each value; \t, \n and \xFF are escapes
-    #[arg(long, short = 'K', value_name = "SEPARATOR")]
+    #[arg(long, short = 'K', value_name = "SEPARATOR", allow_hyphen_values = true)]
     key_separator: Option<Separator>,
     /// Also print records of transactions that are open or were aborted
     #[arg(long)]
@@ -96,7 +99,8 @@ pub(super) struct ConsumeArgs {
 
 impl ConsumeArgs {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let format = RecordFormat::parse(&self.format, self.key_separator.clone().map(|separator| separator.0))
+        let format = if self.json { "json" } else { &self.format };
+        let format = RecordFormat::parse(format, self.key_separator.clone().map(|separator| separator.0))
             .map_err(|error| Usage(error.to_string()))?;
         if self.key_separator.is_some() && !matches!(format, RecordFormat::Text { .. }) {
             return Err(Usage(

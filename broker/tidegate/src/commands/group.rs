@@ -126,19 +126,15 @@ struct GroupOffset {
 impl Describe {
     fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let mut cluster = self.bootstrap.connect()?;
-        let described =
-            self.groups.iter().map(|name| describe(&mut cluster, name)).collect::<anyhow::Result<Vec<_>>>()?;
-        if self.json.json {
-            return output::json(out, &described);
-        }
-        for (index, group) in described.iter().enumerate() {
-            if index > 0 {
+        let mut is_first = true;
+        let show = |group: &DescribedGroup, out: &mut dyn Write| {
+            if !std::mem::take(&mut is_first) {
                 writeln!(out)?;
             }
             heading(&group.group, out)?;
-            if self.members { print_members(&group.group.members, out)? } else { print_offsets(group, out)? }
-        }
-        Ok(())
+            if self.members { print_members(&group.group.members, out) } else { print_offsets(group, out) }
+        };
+        self.json.each(out, ("group", &self.groups), |name| describe(&mut cluster, name), show)
     }
 }
 
@@ -488,7 +484,7 @@ impl Delete {
             Ok(DeletedGroup { group: group.to_owned(), result: "deleted" })
         };
         let show = |deleted: &DeletedGroup, out: &mut dyn Write| Ok(writeln!(out, "deleted group {}", deleted.group)?);
-        self.json.each(out, &self.groups, delete, show)
+        self.json.each(out, ("group", &self.groups), delete, show)
     }
 }
 

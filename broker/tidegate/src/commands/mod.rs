@@ -125,31 +125,35 @@ struct Json {
 }
 
 impl Json {
-    /// Does something with each of `names` and says what it was: to people line by line, to machines as one list. What fails ends it, and
-    /// what was done until then is said all the same.
+    /// Does something with each of `names` and says what it was: to people line by line, to machines as one list, whose entries name
+    /// what they are about as `key`. What fails is said as well, and does not keep the others from being done.
     fn each<T: Serialize>(
         self,
         out: &mut dyn Write,
-        names: &[String],
+        (key, names): (&'static str, &[String]),
         mut act: impl FnMut(&str) -> anyhow::Result<T>,
-        show: impl Fn(&T, &mut dyn Write) -> anyhow::Result<()>,
+        mut show: impl FnMut(&T, &mut dyn Write) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let mut all = Vec::new();
-        let mut result = Ok(());
+        let mut failed = false;
         for name in names {
             match act(name) {
-                Ok(done) if self.json => all.push(done),
+                Ok(done) if self.json => all.push(serde_json::to_value(&done)?),
                 Ok(done) => show(&done, out)?,
                 Err(error) => {
-                    result = Err(error);
-                    break;
+                    failed = true;
+                    let error = output::whole(&error);
+                    // In the order of the names, where both streams go to one place.
+                    out.flush()?;
+                    writeln!(std::io::stderr(), "error: {error}")?;
+                    all.push(serde_json::json!({ key: name, "result": "failed", "error": error }));
                 }
             }
         }
-        if self.json && (result.is_ok() || !all.is_empty()) {
+        if self.json {
             output::json(out, &all)?;
         }
-        result
+        if failed { Err(Said { is_usage: false }.into()) } else { Ok(()) }
     }
 }
 

@@ -24,10 +24,10 @@ use rdkafka::{
     message::{Header, OwnedHeaders},
     producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::Value;
 
-use super::{Bootstrap, Json, Separator, name_and_value};
+use super::{Bootstrap, Separator, name_and_value};
 use crate::{
     client::topics::Absent,
     librdkafka::{self, Warnings},
@@ -59,13 +59,13 @@ pub(super) struct ProduceArgs {
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// What stands between key and value on a line; \t, \n and \xFF are escapes
-    #[arg(long, short = 'K', value_name = "SEPARATOR", conflicts_with_all = ["key", "format"])]
+    #[arg(long, short = 'K', value_name = "SEPARATOR", conflicts_with_all = ["key", "format"], allow_hyphen_values = true)]
     key_separator: Option<Separator>,
     /// The key of every record
-    #[arg(long, short, conflicts_with = "format")]
+    #[arg(long, short, conflicts_with = "format", allow_hyphen_values = true)]
     key: Option<String>,
     /// A header of every record; may be given often
-    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = name_and_value)]
+    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = name_and_value, allow_hyphen_values = true)]
     headers: Vec<(String, String)>,
     /// What a line is: text, or a JSON object as `consume --format json` prints it
     #[arg(long, value_enum, default_value_t = LineFormat::Text)]
@@ -94,8 +94,9 @@ pub(super) struct ProduceArgs {
     /// Say nothing at the end but errors
     #[arg(long, short)]
     quiet: bool,
-    #[command(flatten)]
-    json: Json,
+    /// Print JSON, for machines, of what became of the records; they are read as JSON with --format json
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     bootstrap: Bootstrap,
 }
@@ -269,7 +270,7 @@ impl ProduceArgs {
         if untold > 0 {
             writeln!(io::stderr(), "and {} more", output::count(untold, "record"))?;
         }
-        if self.json.json {
+        if self.json {
             return output::json(out, summary);
         }
         if !self.quiet {
@@ -310,8 +311,9 @@ fn split_key<'a>(line: &'a [u8], separator: &[u8]) -> anyhow::Result<(Option<Vec
     Ok((Some(key.to_vec()), &rest[separator.len()..]))
 }
 
-/// A line of `--format json`. Other fields, such as the offset that `consume` prints, mean nothing here.
+/// A line of `--format json`. A field that is not known is refused: it may be one that was misspelled.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct JsonRecord {
     #[serde(default)]
     key: Value,
@@ -321,6 +323,21 @@ struct JsonRecord {
     headers: Value,
     partition: Option<i32>,
     timestamp: Option<i64>,
+    /// `consume` prints it; it means nothing here.
+    #[serde(default, rename = "topic")]
+    _topic: IgnoredAny,
+    /// As `topic`.
+    #[serde(default, rename = "offset")]
+    _offset: IgnoredAny,
+}
+
+/// A header of a list of them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonHeader {
+    key: String,
+    #[serde(default)]
+    value: Value,
 }
 
 pub(super) fn from_json(line: &[u8]) -> anyhow::Result<Draft> {
@@ -332,10 +349,9 @@ pub(super) fn from_json(line: &[u8]) -> anyhow::Result<Draft> {
         }
         Value::Array(list) => list
             .into_iter()
-            .map(|mut header| {
-                let name = header.get("key").and_then(Value::as_str).context("a header has no \"key\"")?.to_owned();
-                let value = header.get_mut("value").map(Value::take).unwrap_or_default();
-                Ok((name, to_bytes(value)?))
+            .map(|header| {
+                let header: JsonHeader = serde_json::from_value(header).context("is no header")?;
+                Ok((header.key, to_bytes(header.value)?))
             })
             .collect::<anyhow::Result<_>>()?,
         _ => anyhow::bail!("headers must be an object, or a list of objects with key and value"),
@@ -468,6 +484,10 @@ mod tests {
         check(&["--key-separator", "\\t"], "a\tb", Some("a"), Some("b"));
         check(&["--key-separator", "=>"], "a=b=>c", Some("a=b"), Some("c"));
         check(&["-Z", "-K", ":"], "a:", Some("a"), None);
+        // What begins with a hyphen is a text as well.
+        check(&["-K", "->"], "a->b", Some("a"), Some("b"));
+        check(&["--key-separator", "-"], "a-b", Some("a"), Some("b"));
+        check(&["--key", "-1"], "b", Some("-1"), Some("b"));
         check(&["--format", "json"], r#"{"key":"a","value":"b","offset":7}"#, Some("a"), Some("b"));
         check(&["--format", "json"], r#"{"value":{"n":[1,2]}}"#, None, Some(r#"{"n":[1,2]}"#));
         check(&["--format", "json"], r#"{"key":{"base64":"YQ=="},"value":null}"#, Some("a"), None);
@@ -495,7 +515,14 @@ mod tests {
         check(&["--key-separator", ":"], "a", "no separator \":\"");
         check(&["--format", "json"], "a", "is no JSON object");
         check(&["--format", "json"], r#"{"headers": 3}"#, "headers must be");
-        check(&["--format", "json"], r#"{"headers": [{}]}"#, "no \"key\"");
+        // It was left out, and a record without a value was written.
+        check(
+            &["--format", "json"],
+            r#"{"key":"a","valeu":"b"}"#,
+            "unknown field `valeu`, expected one of `key`, `value`",
+        );
+        check(&["--format", "json"], r#"{"headers": [{"key":"a","valeu":"b"}]}"#, "unknown field `valeu`");
+        check(&["--format", "json"], r#"{"headers": [{}]}"#, "missing field `key`");
         check(&["--format", "json"], r#"{"value":{"base64":"?"}}"#, "base64");
     }
 

@@ -38,6 +38,19 @@ fn help_texts() {
 }
 
 #[test]
+fn texts_may_begin_with_a_hyphen() {
+    for line in [
+        "tidegate produce a -K ->",
+        "tidegate produce a --key - -H -a=1",
+        "tidegate consume a -K ->",
+        "tidegate consume a --format -%v",
+        "tidegate plugin try --topic a --key -1 --value -x --header -a=-1",
+    ] {
+        Cli::try_parse_from(line.split(' ')).expect(line);
+    }
+}
+
+#[test]
 fn what_cannot_be_meant_is_refused_with_exit_code_2() {
     let check = |line: &str, expected: &str| {
         let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
@@ -53,6 +66,7 @@ fn what_cannot_be_meant_is_refused_with_exit_code_2() {
     check("tidegate produce a --key-separator \\q", "no escape");
     check("tidegate produce a --key k --key-separator :", "cannot be used with");
     check("tidegate consume a --offset newest", "is no offset");
+    check("tidegate consume a --json --format text", "cannot be used with");
     check("tidegate consume a --partition 0 --group g", "cannot be used with");
     check("tidegate group reset-offsets g --topic a", "required");
     check("tidegate group reset-offsets g --topic a --to-earliest --to-latest", "cannot be used with");

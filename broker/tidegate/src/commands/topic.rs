@@ -104,7 +104,7 @@ struct CreatedTopic {
 impl Create {
     fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let mut cluster = self.bootstrap.connect()?;
-        self.json.each(out, &self.topics, |name| self.create(&mut cluster, name), CreatedTopic::show)
+        self.json.each(out, ("name", &self.topics), |name| self.create(&mut cluster, name), CreatedTopic::show)
     }
 
     fn create(&self, cluster: &mut Cluster, name: &str) -> anyhow::Result<CreatedTopic> {
@@ -235,21 +235,18 @@ impl Describe {
     fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let mut cluster = self.bootstrap.connect()?;
         let sizes = sizes(&mut cluster)?;
-        let mut described = Vec::new();
-        for name in &self.topics {
+        let describe = |name: &str| {
             let topic = cluster.topic(name, Absent::Error)?;
-            described.push(self.describe(&mut cluster, topic, &sizes)?);
-        }
-        if self.json.json {
-            return output::json(out, &described);
-        }
-        for (index, topic) in described.iter().enumerate() {
-            if index > 0 {
+            self.describe(&mut cluster, topic, &sizes)
+        };
+        let mut is_first = true;
+        let show = |topic: &DescribedTopic, out: &mut dyn Write| {
+            if !std::mem::take(&mut is_first) {
                 writeln!(out)?;
             }
-            print(topic, out)?;
-        }
-        Ok(())
+            print(topic, out)
+        };
+        self.json.each(out, ("name", &self.topics), describe, show)
     }
 
     fn describe(
@@ -483,7 +480,7 @@ struct DeletedTopic {
 impl Delete {
     fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let mut cluster = self.bootstrap.connect()?;
-        self.json.each(out, &self.topics, |name| self.delete(&mut cluster, name), DeletedTopic::show)
+        self.json.each(out, ("name", &self.topics), |name| self.delete(&mut cluster, name), DeletedTopic::show)
     }
 
     fn delete(&self, cluster: &mut Cluster, name: &str) -> anyhow::Result<DeletedTopic> {

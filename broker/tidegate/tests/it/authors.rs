@@ -309,6 +309,20 @@ fn a_folder_that_is_no_plugin_is_told_what_it_lacks() {
     );
 }
 
+/// What rustc said scrolled away: all of cargo's messages, meant for programs, came after it.
+#[test]
+fn a_plugin_that_does_not_compile_is_told_what_the_compiler_says_and_no_more() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let manifest = "[package]\nname = \"wrong\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n[workspace]\n";
+    fs::write(folder.path().join("Cargo.toml"), manifest).expect("written");
+    fs::create_dir(folder.path().join("src")).expect("made");
+    fs::write(folder.path().join("src/lib.rs"), "pub fn wrong() -> u8 { \"text\" }\n").expect("written");
+    let built = shell("tidegate plugin build", folder.path()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&built.stderr).into_owned();
+    assert!(!built.status.success() && said.contains("mismatched types") && said.contains("src/lib.rs:1:24"), "{said}");
+    assert!(!said.contains("\"reason\""), "{said}");
+}
+
 #[test]
 fn a_new_partitioner_builds_and_its_tests_pass() {
     let folder = tempfile::tempdir().expect("a temporary directory");

@@ -115,11 +115,8 @@ fn machines_are_told_what_was_done() {
         done(&["topic", "create", "c", "-p", "3", "--validate-only"]),
         json!([{ "name": "c", "result": "could-be-created", "partitions": 3 }])
     );
-    let halfway = run(&broker, &["topic", "create", "c", "a", "d", "-p", "1", "--json"]);
-    assert_eq!(json(&halfway.out), json!([{ "name": "c", "result": "created", "partitions": 1 }]));
-    halfway.failed_with(1, &["TOPIC_ALREADY_EXISTS"]);
     let nothing = run(&broker, &["topic", "create", "a", "--json"]);
-    assert_eq!(nothing.out, "");
+    assert_eq!(json(&nothing.out)[0]["result"], "failed");
     nothing.failed_with(1, &["TOPIC_ALREADY_EXISTS"]);
 
     let altered = |result: &str, partitions: Option<i32>| {
@@ -147,6 +144,38 @@ fn machines_are_told_what_was_done() {
     assert_eq!(done(&["group", "delete", "g"]), json!([{ "group": "g", "result": "deleted" }]));
 }
 
+/// The first name that failed ended it: those behind it were neither tried nor mentioned, and machines were not told why.
+#[test]
+fn every_name_is_tried_and_told() {
+    let broker = Broker::start();
+    let check = |arguments: &[&str], names: [&str; 3], result: &str, code: &str| {
+        let tried = run(&broker, &[arguments, &["--json"]].concat());
+        let told = json(&tried.out);
+        let key = if arguments[0] == "group" { "group" } else { "name" };
+        let named: Vec<&str> = told.as_array().expect("a list").iter().filter_map(|one| one[key].as_str()).collect();
+        assert_eq!(named, names, "{told}");
+        assert_eq!((&told[0]["result"], &told[2]["result"]), (&result.into(), &result.into()), "{told}");
+        assert_eq!((&told[0]["error"], &told[1]["result"]), (&Value::Null, &"failed".into()), "{told}");
+        assert!(told[1]["error"].as_str().is_some_and(|error| error.contains(code)), "{told}");
+        tried.failed_with(1, &[code]);
+    };
+    run(&broker, &["topic", "create", "there"]).succeeded();
+    check(&["topic", "create", "a", "there", "b"], ["a", "there", "b"], "created", "TOPIC_ALREADY_EXISTS");
+    for group in ["g", "h"] {
+        produce(&broker, &["a"], "1\n").succeeded();
+        consume(&broker, &["a", "--group", group]);
+    }
+    check(&["group", "delete", "g", "none", "h"], ["g", "none", "h"], "deleted", "GROUP_ID_NOT_FOUND");
+    let described = run(&broker, &["topic", "describe", "a", "none", "b"]);
+    assert!(described.out.contains("topic  a\n") && described.out.contains("\n\ntopic  b\n"), "{}", described.out);
+    described.failed_with(1, &["UNKNOWN_TOPIC_OR_PARTITION"]);
+    check(&["topic", "delete", "a", "none", "b"], ["a", "none", "b"], "deleted", "UNKNOWN_TOPIC_OR_PARTITION");
+
+    let people = run(&broker, &["topic", "create", "a", "there", "b", "-p", "1"]);
+    assert_eq!(people.out, "created topic a with 1 partition\ncreated topic b with 1 partition\n");
+    people.failed_with(1, &["error: ", "there", "TOPIC_ALREADY_EXISTS"]);
+}
+
 #[test]
 fn records_come_out_as_they_went_in() {
     let broker = Broker::start();
@@ -163,6 +192,7 @@ fn records_come_out_as_they_went_in() {
     );
     // What JSON takes out it takes in.
     let records = consume(&broker, &["a", "--format", "json"]);
+    assert_eq!(consume(&broker, &["a", "--json"]), records);
     produce(&broker, &["b", "--format", "json"], &records).succeeded();
     let without_topic = |text: &str| text.replace("\"topic\":\"b\"", "\"topic\":\"a\"");
     assert_eq!(without_topic(&consume(&broker, &["b", "--format", "json"])), records);

@@ -111,6 +111,55 @@ const FAILURES: [(&str, &str, &str); 8] = [
     ("unknown-topic", "PLUGIN_ANSWER_INVALID", ""),
 ];
 
+/// It said that a record goes to a partition that does not exist, and where the plugin trapped or sent the record nowhere, not what
+/// the topic's policy makes of that: the producer that was told to ask it met something else.
+#[test]
+fn what_is_tried_meets_the_policies_that_a_produce_meets() {
+    let broker = broker();
+    let check = |topic: &str, to: &[&str], words: &str| {
+        let (good, said) = tidegate(&broker, &["plugin", "try", "--topic", topic, "--key", "3", "--json"]);
+        assert!(good, "{topic}: {said}");
+        let tried: Value = serde_json::from_str(&said).expect("JSON");
+        let destinations = tried["destinations"].as_array().expect("a list").iter();
+        let found: Vec<&str> = destinations.filter_map(|one| one["topic"].as_str()).collect();
+        assert_eq!(found, to, "{topic}: {said}");
+        assert!(said.contains(words), "{topic}: {said}");
+        // As a produce does.
+        let sent = send(&broker, topic, &["3"]);
+        assert_eq!(sent.is_ok(), tried["rejected"].is_null(), "{topic}: {sent:?}, {said}");
+    };
+    let routed = |topic: &str, order: &str, more: &[(&str, &str)]| {
+        let router = [("tidegate.router", "hostile"), ("tidegate.router.config", order)];
+        create_topic(&broker, topic, 4, &[&router, more].concat());
+    };
+    let letters = [("tidegate.router.on.failure", "dead-letter"), ("tidegate.dead.letter.topic", "letters")];
+    let bypass = [("tidegate.router.on.failure", "bypass")];
+    let partition = "POLICY_VIOLATION: plugin 'hostile' routes to partition 3 of 'one', which has 1";
+    routed("partition", "scatter", &[]);
+    check("partition", &[], partition);
+    routed("partition-bypass", "scatter", &bypass);
+    check("partition-bypass", &["partition-bypass"], "routes to partition 3 of 'one', which has 1");
+    routed("partition-letters", "scatter", &letters);
+    check("partition-letters", &["letters"], "routes to partition 3 of 'one', which has 1");
+    routed("trap", "panic", &[]);
+    check("trap", &[], "POLICY_VIOLATION: plugin 'hostile'");
+    routed("trap-bypass", "panic", &bypass);
+    check("trap-bypass", &["trap-bypass"], "told to panic");
+    routed("unknown", "unknown-topic", &letters);
+    check("unknown", &["letters"], "\"on_failure\": \"dead-letter\"");
+    routed("fails", "fail", &[]);
+    check("fails", &[], "INVALID_RECORD: plugin 'hostile'");
+    routed("nowhere", "every-second", &[]);
+    check("nowhere", &[], "\"destinations\": []");
+    routed("nowhere-reject", "every-second", &[("tidegate.router.unroutable", "reject")]);
+    check("nowhere-reject", &[], "sends it nowhere (tidegate.router.unroutable=reject)");
+    let alternate = [("tidegate.router.unroutable", "alternate"), ("tidegate.router.unroutable.topic", "rest")];
+    routed("nowhere-else", "every-second", &alternate);
+    check("nowhere-else", &["rest"], "");
+    let (_, said) = tidegate(&broker, &["plugin", "try", "--topic", "trap-bypass", "--key", "3"]);
+    assert!(said.contains("tidegate.router.on.failure is bypass\nto trap-bypass, the partition that"), "{said}");
+}
+
 #[test]
 fn records_whose_router_fails_become_dead_letters_that_say_why() {
     let broker = broker();

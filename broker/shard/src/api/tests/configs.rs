@@ -133,21 +133,34 @@ fn what_cannot_be_described_says_why() {
 
 #[test]
 fn a_brokers_and_a_groups_settings_are_shown_and_cannot_be_changed() {
-    let shown = |name: &str, is_default| ShownSetting {
+    let shown = |name: &str, default: &str| ShownSetting {
         name: name.to_owned(),
         value: "3".to_owned(),
         kind: ConfigType::Int,
-        is_default,
+        default: (!default.is_empty()).then(|| default.to_owned()),
         documentation: "How many.".to_owned(),
     };
     let settings = ShardSettings {
-        shown: vec![shown("num.partitions", false), shown("default.replication.factor", true)],
+        shown: vec![shown("num.partitions", "1"), shown("default.replication.factor", "3"), shown("broker.rack", "")],
         ..ShardSettings::default()
     };
     let mut rig = Rig::with(1, settings, BrokerDefaults::new());
     let broker = describe(&mut rig, 4, BROKER, "1", None);
     let seen: Vec<_> = broker.configs.iter().map(|c| (c.name.as_str(), c.config_source, c.read_only)).collect();
-    assert_eq!(seen, [("num.partitions", 4, true), ("default.replication.factor", 5, true)]);
+    assert_eq!(seen, [("num.partitions", 4, true), ("default.replication.factor", 5, true), ("broker.rack", 4, true)]);
+    // They were empty: what holds without the file was not to be seen.
+    let synonyms: Vec<_> = broker.configs.iter().flat_map(|config| &config.synonyms).collect();
+    let synonyms: Vec<_> =
+        synonyms.iter().map(|one| (one.name.as_str(), one.value.as_deref().unwrap_or_default(), one.source)).collect();
+    assert_eq!(
+        synonyms,
+        [
+            ("num.partitions", "3", 4),
+            ("num.partitions", "1", 5),
+            ("default.replication.factor", "3", 5),
+            ("broker.rack", "3", 4)
+        ]
+    );
     let all_brokers = describe(&mut rig, 4, BROKER, "", None);
     assert_eq!((all_brokers.error_code, all_brokers.configs.len()), (0, 0));
     let group = describe(&mut rig, 4, GROUP, "g", None);

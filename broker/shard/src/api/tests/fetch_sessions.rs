@@ -7,6 +7,7 @@ use kafka_protocol::{
         fetch_request::{FetchPartition, FetchTopic, ForgottenTopic},
     },
 };
+use tidegate_model::metadata::MetadataChange;
 use uuid::Uuid;
 
 use super::rig::{Rig, topic_name};
@@ -153,4 +154,46 @@ fn a_partition_that_is_gone_is_told_each_time() {
         assert_eq!(error(&again), ResponseError::UnknownTopicOrPartition.code());
         assert_eq!(again.responses.len(), 1, "the other has nothing new");
     }
+}
+
+/// It was answered at the end of its time, as if there could still be something to read.
+#[test]
+fn a_fetch_that_waits_on_a_topic_is_answered_when_the_topic_is_deleted() {
+    for partition in 0..4 {
+        let mut rig = Rig::new(2);
+        rig.create("t", 4, &[]);
+        let body = request(&rig, VERSION_BY_ID, (0, -1), &[("t", partition, 0)]);
+        rig.send(0, ApiKey::Fetch, VERSION_BY_ID, &body);
+        assert!(rig.received::<FetchResponse>(0, ApiKey::Fetch, VERSION_BY_ID).is_none());
+        let topic = rig.image.topic("t").expect("it was created").id;
+        rig.commit(MetadataChange::DeleteTopic { id: topic.to_hex() }).expect("it can be deleted");
+        let answer: FetchResponse = rig.received(0, ApiKey::Fetch, VERSION_BY_ID).expect("it does not wait any more");
+        let code = answer.responses[0].partitions[0].error_code;
+        assert_eq!(code, ResponseError::UnknownTopicOrPartition.code(), "partition {partition}");
+    }
+}
+
+/// The first batch is given whole however little is asked for, so that a consumer gets on; but of one partition (KIP-74). Each shard
+/// gave one of its own.
+#[test]
+fn only_the_first_partition_with_records_goes_beyond_its_limit() {
+    let check = |limits: [i32; 4], expected: [bool; 4]| {
+        let mut rig = Rig::new(3);
+        rig.create("t", 5, &[]);
+        for partition in 1..5 {
+            rig.produce("t", partition, 2);
+        }
+        let all: Vec<_> = (0..5).map(|partition| ("t", partition, 0)).collect();
+        let mut body = request(&rig, VERSION_BY_NAME, (0, -1), &all);
+        for (topic, limit) in body.topics[1..].iter_mut().zip(limits) {
+            topic.partitions[0].partition_max_bytes = limit;
+        }
+        let answer: FetchResponse = rig.ask(ApiKey::Fetch, VERSION_BY_NAME, &body);
+        let has_records: Vec<bool> = carried(&answer).iter().map(|(_, _, bytes)| *bytes > 0).collect();
+        assert_eq!(has_records[1..], expected, "{limits:?}");
+    };
+    check([1 << 20; 4], [true; 4]);
+    check([1; 4], [true, false, false, false]);
+    check([1, 1 << 20, 1, 1 << 20], [true, true, false, true]);
+    check([1 << 20, 1, 1, 1], [true, false, false, false]);
 }

@@ -142,10 +142,17 @@ impl Rig {
                 self.logs.entry(partition).or_default().push((batch.base_offset, end, bytes.freeze()));
                 inputs.push_back((at, Input::Durable { partitions: vec![(partition, end)] }));
             }
-            Effect::Read { read, partition, from, up_to, .. } => {
+            Effect::Read { read, partition, from, up_to, max_bytes, at_least_one } => {
                 let log = self.logs.get(&partition).into_iter().flatten();
                 let wanted = log.filter(|(base, end, _)| *end > from && *base < up_to);
-                let outcome = Ok(wanted.map(|(_, _, bytes)| bytes.clone()).collect());
+                let mut room = max_bytes;
+                let mut first = at_least_one;
+                let fits = |bytes: &Bytes| {
+                    let fits = std::mem::take(&mut first) || bytes.len() <= room;
+                    room = room.saturating_sub(bytes.len());
+                    fits
+                };
+                let outcome = Ok(wanted.map(|(_, _, bytes)| bytes.clone()).take_while(fits).collect());
                 inputs.push_back((at, Input::ReadDone { read, outcome }));
             }
             Effect::Measure { read, partitions } => {
