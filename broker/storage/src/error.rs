@@ -97,6 +97,11 @@ pub enum Damage {
     )]
     JournalRound { file: PathBuf, position: u64, round: u64 },
     #[error(
+        "{} was cut short, to {bytes} bytes: what was acknowledged behind them cannot be read. Restore the file from a copy; or, to \
+         go on without what the journal holds, move it out of the data directory", file.display()
+    )]
+    JournalCut { file: PathBuf, bytes: u64 },
+    #[error(
         "{} is damaged at byte {position}: the batch up to offset {next_offset} was acknowledged and fails its checksum. Restore the \
          file from a copy; or, to go on without what the journal holds, move it out of the data directory", file.display()
     )]
@@ -139,6 +144,7 @@ impl Damage {
     pub fn place(&self) -> (&Path, Option<u64>, Option<Offset>) {
         match self {
             Self::JournalRound { file, position, .. } => (file, Some(*position), None),
+            Self::JournalCut { file, bytes } => (file, Some(*bytes), None),
             Self::JournalBatch { file, position, next_offset } => (file, Some(*position), Some(*next_offset)),
             Self::JournalGap { file, expected, .. } => (file, None, Some(*expected)),
             Self::Segment { file, position, offset } => (file, Some(*position), Some(*offset)),
