@@ -220,6 +220,44 @@ fn a_journal_file_that_was_cut_short_is_no_torn_one() {
     }
 }
 
+/// A partition whose directory had gone was taken for a new one: its offsets were given out twice.
+#[test]
+fn a_partition_whose_files_are_gone_is_not_taken_for_an_empty_one() {
+    let mut rig = Rig::new(2);
+    rig.open_whole();
+    rig.write(0, 900);
+    rig.write(1, 900);
+    let written = rig.read(0).expect("it can be read");
+    block_on(rig.store().close()).expect("it can be closed");
+    rig.crash(Stop::PowerLoss);
+    assert_eq!(rig.verify(), []);
+    let all = [".tgm", ".tgs", ".tgx", ".snapshot"].map(|end| rig.files(end)).concat();
+    let is_of_it =
+        |file: &&PathBuf| file.to_str().is_some_and(|path| path.contains("-0/") && path.starts_with("partitions"));
+    let files: Vec<(PathBuf, Vec<u8>)> =
+        all.iter().filter(is_of_it).map(|file| (file.clone(), rig.disk.content(file).expect("it is there"))).collect();
+    assert!(!files.is_empty());
+    for (file, _) in &files {
+        assert!(rig.disk.take_away(file));
+    }
+    // It stays so, whatever becomes of the others, and however often it is opened.
+    for _ in 0..2 {
+        assert!(matches!(&rig.verify()[..], [Finding::Damage(Damage::PartitionMissing { .. })]), "{:?}", rig.verify());
+        let found = rig.open().expect("the store opens");
+        assert!(matches!(&found[0].error, Some(Damage::PartitionMissing { .. })), "{:?}", found[0]);
+        assert_eq!(found[1].error, None);
+        push_out(&mut rig, 1);
+        block_on(rig.store().close()).expect("it can be closed");
+        rig.crash(Stop::PowerLoss);
+    }
+    for (file, content) in &files {
+        rig.disk.place(file, content);
+    }
+    assert_eq!(rig.verify(), []);
+    rig.open_whole();
+    assert_eq!(rig.read(0).expect("it can be read"), written);
+}
+
 /// Behind a file that is gone there is a spare one, so that the journal did not look empty.
 #[test]
 fn a_missing_journal_file_is_said() {

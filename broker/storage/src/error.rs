@@ -125,6 +125,11 @@ pub enum Damage {
         file.display()
     )]
     ManifestMissing { file: PathBuf },
+    #[error(
+        "{} is missing, though the partition had records in a segment. Restore the partition's directory from a copy; or, to give up the \
+         partition, delete the topic", file.display()
+    )]
+    PartitionMissing { file: PathBuf },
     #[error("{} cannot be read: {message}. Check the disk (dmesg) and the permissions, then restart", file.display())]
     Unreadable { file: PathBuf, message: String },
     #[error(
@@ -153,6 +158,7 @@ impl Damage {
             Self::SegmentMissing { file }
             | Self::Manifest { file }
             | Self::ManifestMissing { file }
+            | Self::PartitionMissing { file }
             | Self::Unreadable { file, .. } => (file, None, None),
         }
     }

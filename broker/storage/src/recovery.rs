@@ -114,6 +114,12 @@ impl<D: Disk> Store<D> {
                 partition.damage.get_or_insert(damage);
                 continue;
             }
+            // The checkpoint names no segment before a manifest does, and a manifest stays for as long as its topic does.
+            if !partition.on_disk && scan.checkpoint.segments.contains_key(topic_partition) {
+                let file = manifest::manifest_path(*topic_partition);
+                partition.damage.get_or_insert(Damage::PartitionMissing { file });
+                continue;
+            }
             for file in files {
                 disk.remove(&file).await?;
             }

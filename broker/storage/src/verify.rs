@@ -421,6 +421,9 @@ impl<D: Disk> Look<'_, D> {
             if needs_manifest(&segments, journal_from) {
                 end = None;
                 self.find(Damage::ManifestMissing { file: path });
+            } else if self.synced.contains_key(&topic_partition) {
+                end = None;
+                self.find(Damage::PartitionMissing { file: path });
             }
         }
         for name in names {

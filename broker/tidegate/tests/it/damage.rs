@@ -266,6 +266,35 @@ fn a_partition_without_its_manifest_is_not_taken_for_an_empty_one() {
     assert_eq!((code, bytes), (0, BATCHES * good_batch().len()));
 }
 
+/// Its offsets were given out before: an empty partition in its place would give them out again.
+#[test]
+fn a_partition_whose_directory_is_gone_is_not_taken_for_an_empty_one() {
+    for all in [false, true] {
+        let (mut broker, [hurt, _]) = broker_with_records();
+        assert!(broker.stop().success());
+        let partitions = broker.data_dir().join("partitions");
+        let directory = if all { partitions } else { partitions.join(format!("{hurt}-0")) };
+        let away = broker.data_dir().join("../away");
+        moved(&directory, &away);
+        let (good, said) = verified(&broker);
+        assert!(!good && said.contains("is missing, though the partition had records in a segment"), "{said}");
+        broker.restart();
+        let mut raw = Raw::new(broker.connect());
+        let (code, message) = produce(&mut raw, "hurt", good_batch());
+        assert!(code == 56 && message.contains("is missing, though the partition had records"), "{code} {message}");
+        assert_eq!((fetch(&mut raw, "hurt").0, fetch(&mut raw, "well").0), (56, if all { 56 } else { 0 }));
+        assert!(broker.logged().contains("is missing, though the partition had records"));
+        assert!(broker.stop().success());
+        if directory.exists() {
+            std::fs::remove_dir_all(&directory).expect("nothing is needed of it");
+        }
+        moved(&away, &directory);
+        broker.restart();
+        let (code, bytes) = fetch(&mut Raw::new(broker.connect()), "hurt");
+        assert_eq!((code, bytes), (0, BATCHES * good_batch().len()));
+    }
+}
+
 /// Moving it away is a way out that messages name, so the broker starts; but it says what is gone.
 #[test]
 fn a_missing_journal_is_said() {
