@@ -279,9 +279,19 @@ fn start_shards(
              older than the topic; if the records are not wanted, delete the directory"
         );
     }
-    for shard in &prepared.missing_journals {
+    for missing in &prepared.missing_journals {
+        for file in &missing.files {
+            tracing::warn!(
+                file = %file.display(),
+                "the journal of a shard is missing, or a file of it: what was acknowledged and not in a segment yet is gone with it. If it was not \
+                 moved away on purpose, stop the broker and restore it from a copy"
+            );
+        }
+        if !missing.files.is_empty() {
+            continue;
+        }
         tracing::warn!(
-            directory = %format!("shard-{shard}"),
+            directory = %format!("shard-{}", missing.shard),
             "the journal of this shard is missing: what was acknowledged and not in a segment yet is gone with it. If there was one and it was not \
              moved away on purpose, stop the broker and restore the directory from a copy"
         );

@@ -168,6 +168,111 @@ fn a_journal_file_that_is_held_goes_with_its_partition() {
     assert!(!rig.files(".tgj").iter().any(|path| is_held(path)));
 }
 
+/// The journal alone has what was acknowledged, in its first file; the spare one behind it is not used yet.
+fn in_the_journal_alone() -> (Rig, PathBuf, Vec<Vec<bytes::Bytes>>) {
+    let mut rig = Rig::new(2);
+    rig.open_whole();
+    for _ in 0..3 {
+        rig.write(0, 900);
+        rig.write(1, 900);
+    }
+    // It has a spare file now.
+    rig.apply();
+    let written = [0, 1].map(|index| rig.read(index).expect("it can be read")).to_vec();
+    rig.crash(Stop::Kill);
+    assert_eq!(rig.verify(), []);
+    let has_rounds = |file: &PathBuf| rig.disk.content(file).is_some_and(|content| content.starts_with(b"TGJOURNL"));
+    let journal = rig.files(".tgj").into_iter().find(has_rounds).expect("rounds were written");
+    (rig, journal, written)
+}
+
+/// A file that ends early looked like one whose last rounds were torn, and an empty one like one that was never used: acknowledged
+/// batches were missing without a word. A crash cannot shorten a file: it has its name only when all of it is on stable storage.
+#[test]
+fn a_journal_file_that_was_cut_short_is_no_torn_one() {
+    for length in [0, 100, 4096, 2 * 4096, 4 * 4096 + 512] {
+        let (mut rig, journal, written) = in_the_journal_alone();
+        let whole = rig.disk.content(&journal).expect("it is there");
+        rig.disk.place(&journal, &whole[..length]);
+        for opening in 0..3 {
+            let named = rig.verify();
+            assert!(
+                matches!(&named[..], [Finding::Damage(Damage::JournalCut { bytes, .. })] if *bytes == length as u64),
+                "cut to {length}, opening {opening}: {named:?}"
+            );
+            for found in rig.open().expect("the store opens") {
+                assert!(
+                    matches!(&found.error, Some(Damage::JournalCut { bytes, .. }) if *bytes == length as u64),
+                    "cut to {length}, opening {opening}: {found:?}"
+                );
+            }
+            rig.apply();
+            rig.crash(Stop::PowerLoss);
+        }
+        // The way out that the message names first.
+        let cut = rig.files(".tgj").into_iter().find(|file| is_held(file)).expect("what is left of it is kept");
+        rig.disk.place(&cut, &whole);
+        assert_eq!(rig.verify(), []);
+        rig.open_whole();
+        for (index, written) in [0, 1].into_iter().zip(&written) {
+            assert_eq!(&rig.read(index).expect("it can be read"), written, "cut to {length}");
+        }
+    }
+}
+
+/// A partition whose directory had gone was taken for a new one: its offsets were given out twice.
+#[test]
+fn a_partition_whose_files_are_gone_is_not_taken_for_an_empty_one() {
+    let mut rig = Rig::new(2);
+    rig.open_whole();
+    rig.write(0, 900);
+    rig.write(1, 900);
+    let written = rig.read(0).expect("it can be read");
+    block_on(rig.store().close()).expect("it can be closed");
+    rig.crash(Stop::PowerLoss);
+    assert_eq!(rig.verify(), []);
+    let all = [".tgm", ".tgs", ".tgx", ".snapshot"].map(|end| rig.files(end)).concat();
+    let is_of_it =
+        |file: &&PathBuf| file.to_str().is_some_and(|path| path.contains("-0/") && path.starts_with("partitions"));
+    let files: Vec<(PathBuf, Vec<u8>)> =
+        all.iter().filter(is_of_it).map(|file| (file.clone(), rig.disk.content(file).expect("it is there"))).collect();
+    assert!(!files.is_empty());
+    for (file, _) in &files {
+        assert!(rig.disk.take_away(file));
+    }
+    // It stays so, whatever becomes of the others, and however often it is opened.
+    for _ in 0..2 {
+        assert!(matches!(&rig.verify()[..], [Finding::Damage(Damage::PartitionMissing { .. })]), "{:?}", rig.verify());
+        let found = rig.open().expect("the store opens");
+        assert!(matches!(&found[0].error, Some(Damage::PartitionMissing { .. })), "{:?}", found[0]);
+        assert_eq!(found[1].error, None);
+        push_out(&mut rig, 1);
+        block_on(rig.store().close()).expect("it can be closed");
+        rig.crash(Stop::PowerLoss);
+    }
+    for (file, content) in &files {
+        rig.disk.place(file, content);
+    }
+    assert_eq!(rig.verify(), []);
+    rig.open_whole();
+    assert_eq!(rig.read(0).expect("it can be read"), written);
+}
+
+/// Behind a file that is gone there is a spare one, so that the journal did not look empty.
+#[test]
+fn a_missing_journal_file_is_said() {
+    let (mut rig, journal, _) = in_the_journal_alone();
+    assert!(rig.disk.take_away(&journal));
+    let missing = block_on(tidegate_storage::missing_journals(&rig.disk)).expect("it can be read");
+    assert_eq!(missing, [], "without a layout nobody knows which shards there are");
+    assert!(matches!(&rig.verify()[..], [Finding::JournalMissing { file }] if *file == journal));
+    // Taking it away is a way out that messages name, so the store goes on.
+    rig.open_whole();
+    rig.write(0, 900);
+    rig.crash(Stop::Kill);
+    assert_eq!(rig.verify(), []);
+}
+
 fn is_held(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("held-"))
 }

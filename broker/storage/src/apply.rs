@@ -55,6 +55,14 @@ struct Extent {
     batches: Vec<TailBatch>,
 }
 
+/// The journal files that are about to go or to get another number: the checkpoint does not name them any more.
+#[derive(Clone, Copy)]
+enum Leaving {
+    None,
+    File(u64),
+    All,
+}
+
 /// What an apply step found to do.
 enum Task {
     Prepare,
@@ -163,6 +171,8 @@ impl<D: Disk> Store<D> {
             // What an offline partition has in the journal is not applied: the files stay for when it is mended.
             return Ok(());
         }
+        // Nothing in the journal is needed any more, and the segments answer for themselves from here on.
+        self.save_checkpoint(Leaving::All).await?;
         // Oldest first, so that what is left is always the end of the journal. A file that gets a new number is empty.
         loop {
             let file = {
@@ -295,7 +305,7 @@ impl<D: Disk> Store<D> {
         };
         self.inner.disk.rename(from, &file_path(self.inner.options.shard.0, sequence)).await?;
         self.inner.state.borrow_mut().journal.ready.push_back(JournalFile::new(sequence, file, bytes));
-        Ok(())
+        self.save_files(None).await
     }
 
     /// One step towards freeing the oldest journal file.
@@ -335,13 +345,13 @@ impl<D: Disk> Store<D> {
     /// Takes the oldest journal file, whose batches are all in segments, into use again.
     async fn recycle_oldest(&self) -> Result<usize, DiskError> {
         let options = &self.inner.options;
-        let (path, keep) = {
+        let (path, sequence, keep) = {
             let journal = &self.inner.state.borrow().journal;
             let Some(oldest) = journal.old.front() else { return Ok(0) };
             let keep = !oldest.held && oldest.bytes >= options.journal_file_bytes && journal.ready.len() < 2;
-            (oldest.path(options.shard.0), keep)
+            (oldest.path(options.shard.0), oldest.sequence, keep)
         };
-        self.save_checkpoint().await?;
+        self.save_checkpoint(Leaving::File(sequence)).await?;
         let Some(oldest) = self.inner.state.borrow_mut().journal.old.pop_front() else { return Ok(0) };
         if keep {
             self.name_journal_file(&path, oldest.file, oldest.bytes).await?;
@@ -364,7 +374,7 @@ impl<D: Disk> Store<D> {
             (from, to)
         };
         // For whom it is must be known before it has its name.
-        let mut done = self.save_checkpoint().await;
+        let mut done = self.save_checkpoint(Leaving::None).await;
         if done.is_ok() && paths.0 != paths.1 {
             done = self.inner.disk.rename(&paths.0, &paths.1).await;
         }
@@ -379,9 +389,15 @@ impl<D: Disk> Store<D> {
 
     /// Removes a file that was held for partitions that were deleted meanwhile.
     async fn release_held(&self) -> Result<usize, DiskError> {
+        let found = {
+            let state = self.inner.state.borrow();
+            position_of_released(&state).map(|at| state.journal.held[at].sequence)
+        };
+        let Some(sequence) = found else { return Ok(0) };
+        self.save_files(Some(sequence)).await?;
         let released = {
-            let state = &mut *self.inner.state.borrow_mut();
-            position_of_released(state).map(|at| state.journal.held.swap_remove(at))
+            let held = &mut self.inner.state.borrow_mut().journal.held;
+            held.iter().position(|file| file.sequence == sequence).map(|at| held.swap_remove(at))
         };
         let Some(file) = released else { return Ok(0) };
         self.inner.disk.remove(&file.path(self.inner.options.shard.0)).await?;
@@ -389,11 +405,29 @@ impl<D: Disk> Store<D> {
     }
 
     /// Saves what must be known when the journal lets go of a file.
-    async fn save_checkpoint(&self) -> Result<(), DiskError> {
-        let (checkpoint, shard) = {
-            let state = self.inner.state.borrow();
-            (checkpoint_now(&state, self.inner.session), self.inner.options.shard.0)
+    async fn save_checkpoint(&self, leaving: Leaving) -> Result<(), DiskError> {
+        let mut checkpoint = checkpoint_now(&self.inner.state.borrow(), self.inner.session);
+        match leaving {
+            Leaving::None => {}
+            Leaving::File(sequence) => drop(checkpoint.files.remove(&sequence)),
+            Leaving::All => checkpoint.files.clear(),
+        }
+        self.replace_checkpoint(checkpoint).await
+    }
+
+    /// Saves which files the journal has, but for the one that is `leaving`. What else the checkpoint says stays as it was.
+    pub(crate) async fn save_files(&self, leaving: Option<u64>) -> Result<(), DiskError> {
+        let checkpoint = {
+            let journal = &self.inner.state.borrow().journal;
+            let mut files = journal.files();
+            files.retain(|sequence, _| Some(*sequence) != leaving);
+            Checkpoint { files, ..journal.checkpoint.clone() }
         };
+        self.replace_checkpoint(checkpoint).await
+    }
+
+    async fn replace_checkpoint(&self, checkpoint: Checkpoint) -> Result<(), DiskError> {
+        let shard = self.inner.options.shard.0;
         self.inner.disk.replace(&checkpoint_path(shard), &checkpoint.encode()).await?;
         self.inner.state.borrow_mut().journal.checkpoint = checkpoint;
         Ok(())
@@ -811,6 +845,7 @@ fn checkpoint_now<F>(state: &State<F>, session: u64) -> Checkpoint {
         last_round: journal.checkpoint.last_round.max((session, journal.durable_round)),
         segments,
         held: held.map(|file| (file.sequence, file.ends.keys().copied().collect())).collect(),
+        files: journal.files(),
     }
 }
 

@@ -97,6 +97,11 @@ pub enum Damage {
     )]
     JournalRound { file: PathBuf, position: u64, round: u64 },
     #[error(
+        "{} was cut short, to {bytes} bytes: what was acknowledged behind them cannot be read. Restore the file from a copy; or, to \
+         go on without what the journal holds, move it out of the data directory", file.display()
+    )]
+    JournalCut { file: PathBuf, bytes: u64 },
+    #[error(
         "{} is damaged at byte {position}: the batch up to offset {next_offset} was acknowledged and fails its checksum. Restore the \
          file from a copy; or, to go on without what the journal holds, move it out of the data directory", file.display()
     )]
@@ -120,6 +125,11 @@ pub enum Damage {
         file.display()
     )]
     ManifestMissing { file: PathBuf },
+    #[error(
+        "{} is missing, though the partition had records in a segment. Restore the partition's directory from a copy; or, to give up the \
+         partition, delete the topic", file.display()
+    )]
+    PartitionMissing { file: PathBuf },
     #[error("{} cannot be read: {message}. Check the disk (dmesg) and the permissions, then restart", file.display())]
     Unreadable { file: PathBuf, message: String },
     #[error(
@@ -139,6 +149,7 @@ impl Damage {
     pub fn place(&self) -> (&Path, Option<u64>, Option<Offset>) {
         match self {
             Self::JournalRound { file, position, .. } => (file, Some(*position), None),
+            Self::JournalCut { file, bytes } => (file, Some(*bytes), None),
             Self::JournalBatch { file, position, next_offset } => (file, Some(*position), Some(*next_offset)),
             Self::JournalGap { file, expected, .. } => (file, None, Some(*expected)),
             Self::Segment { file, position, offset } => (file, Some(*position), Some(*offset)),
@@ -147,6 +158,7 @@ impl Damage {
             Self::SegmentMissing { file }
             | Self::Manifest { file }
             | Self::ManifestMissing { file }
+            | Self::PartitionMissing { file }
             | Self::Unreadable { file, .. } => (file, None, None),
         }
     }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use proptest::{collection::vec, prelude::*};
+use proptest::{
+    collection::{btree_map, vec},
+    prelude::*,
+};
 use tidegate_records::{
     batch::Compression,
     build::BatchBuilder,
@@ -259,12 +262,13 @@ proptest! {
         last_round: (u64, u64),
         segments in vec((topic_partition(), any::<u64>(), any::<u64>(), any::<i64>()), 0..4),
         held in vec((any::<u64>(), vec(topic_partition(), 1..3)), 0..3),
+        files in btree_map(any::<u64>(), any::<u64>(), 0..3),
     ) {
         let segments: BTreeMap<_, _> = segments
             .into_iter()
             .map(|(tp, incarnation, position, next)| (tp, Synced { incarnation, position, next_offset: Offset(next) }))
             .collect();
-        let checkpoint = Checkpoint { last_round, segments, held: held.into_iter().collect() };
+        let checkpoint = Checkpoint { last_round, segments, held: held.into_iter().collect(), files };
         let bytes = checkpoint.encode();
         prop_assert_eq!(Checkpoint::decode(&bytes), Some(checkpoint));
         assert_every_bit_counts(&bytes, Checkpoint::decode);

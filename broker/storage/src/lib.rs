@@ -34,7 +34,7 @@ pub use change::{Orphans, Rewrite, StoredBatch, remove_orphans};
 pub use commit::RoundReport;
 pub use error::{AppendError, ChangeError, Damage, Fatal, OpenError, ReadError};
 pub use lookup::{Found, Wanted};
-pub use migrate::{migrate, missing_journals};
+pub use migrate::{MissingJournal, migrate, missing_journals};
 pub use offload::{Swept, object_key};
 pub use partition::SegmentConfig;
 pub use read::ReadRequest;

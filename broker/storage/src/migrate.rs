@@ -9,11 +9,13 @@ use bytes::{Buf, BufMut};
 use tidegate_records::ids::ShardId;
 
 use crate::{
-    disk::{Disk, DiskError},
+    disk::{Access, BLOCK_BYTES, Disk, DiskError},
     error::OpenError,
     journal::{
-        files::{file_sequence, held_sequence, shard_directory, shard_of_directory},
-        scan::scan_journal,
+        checkpoint::{Checkpoint, checkpoint_path},
+        files::{file_path, file_sequence, held_sequence, shard_directory, shard_of_directory},
+        format::FileHeader,
+        scan::{missing_files, scan_journal},
     },
     recovery::{read_small, session_path},
     store::{PartitionSpec, Store, StoreOptions},
@@ -62,22 +64,58 @@ pub async fn migrate<D: Disk>(
     Ok(drained)
 }
 
-/// The shards of a data directory that have been opened and have no journal file: somebody took it away, and with it what was
-/// acknowledged and not in a segment yet; or they were killed before they had one. To be called before [`migrate`].
+/// A shard whose journal is not all there: somebody took it away, and with it what was acknowledged and not in a segment yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingJournal {
+    pub shard: u16,
+    /// The files that were there, or the whole directory; empty where nothing says so: the shard may have been killed before it had one.
+    pub files: Vec<PathBuf>,
+}
+
+/// The shards of a data directory that lack journal files. To be called before [`migrate`].
 ///
 /// # Errors
 /// [`DiskError`].
-pub async fn missing_journals<D: Disk>(disk: &D) -> Result<Vec<u16>, DiskError> {
+pub async fn missing_journals<D: Disk>(disk: &D) -> Result<Vec<MissingJournal>, DiskError> {
     let mut missing = Vec::new();
     let shards = read_small(disk, &layout_path()).await?.and_then(|bytes| decode(&bytes)).unwrap_or(0);
+    let gone = missing_directories(disk, shards).await?;
+    // The layout is there before any shard was opened for the first time.
+    let mut opened = false;
+    for shard in 0..shards {
+        opened |= read_small(disk, &session_path(shard)).await?.is_some();
+    }
     for shard in 0..shards {
         let names = disk.list(&shard_directory(shard)).await?;
         let has_journal = names.iter().any(|name| file_sequence(name).or_else(|| held_sequence(name)).is_some());
-        if !has_journal && read_small(disk, &session_path(shard)).await?.is_some() {
-            missing.push(shard);
+        let checkpoint = read_small(disk, &checkpoint_path(shard)).await?;
+        let checkpoint = checkpoint.and_then(|bytes| Checkpoint::decode(&bytes)).unwrap_or_default();
+        let missing_files = missing_files(&checkpoint, &names).map(|sequence| file_path(shard, sequence));
+        let whole = gone.contains(&shard).then(|| shard_directory(shard));
+        let files: Vec<PathBuf> = missing_files.chain(whole).collect();
+        if (opened && !has_journal) || !files.is_empty() {
+            missing.push(MissingJournal { shard, files });
         }
     }
     Ok(missing)
+}
+
+/// Of `shards` shards those that have been opened and have lost their directory. All are opened before one writes a round, so a round of
+/// one is a sign of all.
+pub(crate) async fn missing_directories<D: Disk>(disk: &D, shards: u16) -> Result<Vec<u16>, DiskError> {
+    let mut missing = Vec::new();
+    let mut used = false;
+    for shard in 0..shards {
+        if read_small(disk, &session_path(shard)).await?.is_none() {
+            missing.push(shard);
+        }
+        for sequence in disk.list(&shard_directory(shard)).await?.iter().filter_map(|name| file_sequence(name)) {
+            let file = disk.open(&file_path(shard, sequence), Access::Direct).await?;
+            let block = disk.read(&file, 0, BLOCK_BYTES).await?;
+            used |= FileHeader::decode(&block).is_some_and(|header| header.sequence == sequence);
+        }
+    }
+    Ok(if used { missing } else { Vec::new() })
 }
 
 /// Applies what the journal of one shard has. `true` if it had something.

@@ -26,6 +26,7 @@ use crate::{
     error::{Damage, OpenError},
     gate::Gate,
     journal::{
+        checkpoint::checkpoint_path,
         files::{Journal, JournalFile, file_path, shard_directory, shard_of_directory},
         format::Entry,
         scan::{JournalScan, Lost, ScannedFile, ScannedRound, read_bodies, scan_journal},
@@ -98,6 +99,7 @@ impl<D: Disk> Store<D> {
             disk.sync(&file.file).await?;
         }
 
+        take_offline_without_end(&mut loaded, &scan);
         let journal_from = scan.lowest_offsets();
         let shards = BTreeMap::from([(shard, ShardCommitted { settled_session, last_round: scan.last_round() })]);
         for (topic_partition, partition) in &mut loaded {
@@ -110,6 +112,12 @@ impl<D: Disk> Store<D> {
                     |lost| lost.damage.clone(),
                 );
                 partition.damage.get_or_insert(damage);
+                continue;
+            }
+            // The checkpoint names no segment before a manifest does, and a manifest stays for as long as its topic does.
+            if !partition.on_disk && scan.checkpoint.segments.contains_key(topic_partition) {
+                let file = manifest::manifest_path(*topic_partition);
+                partition.damage.get_or_insert(Damage::PartitionMissing { file });
                 continue;
             }
             for file in files {
@@ -154,8 +162,19 @@ impl<D: Disk> Store<D> {
                     ends.insert(*topic_partition, *next_offset);
                 }
             }
+            // What was lost of it may be anything of these: it is kept for them when it is restored.
+            for lost in scan.lost.iter().filter(|lost| lost.damage.place().0 == file.path) {
+                let concerned = concerned(&state, lost).map(|(topic_partition, _)| topic_partition);
+                for topic_partition in
+                    concerned.filter(|each| state.partitions[each].damage.as_ref() == Some(&lost.damage))
+                {
+                    ends.insert(topic_partition, Offset(i64::MAX));
+                }
+            }
             let held = file.held_for.is_some();
-            let found = JournalFile { ends, held, ..JournalFile::new(file.sequence, file.file.clone(), file.bytes) };
+            let made_bytes = file.made_bytes;
+            let found = JournalFile::new(file.sequence, file.file.clone(), file.bytes);
+            let found = JournalFile { ends, held, made_bytes, ..found };
             let needed = file.held_for.iter().flatten().any(|topic_partition| {
                 state.partitions.get(topic_partition).is_some_and(|partition| partition.damage.is_some())
             });
@@ -176,6 +195,7 @@ impl<D: Disk> Store<D> {
             maintenance: Gate::default(),
         };
         let store = Self { inner: Rc::new(inner) };
+        store.save_files(None).await?;
         store.finish_cuts().await?;
         store.settle_journal_ends();
         let recovered = store.describe_recovered().await?;
@@ -504,6 +524,12 @@ async fn open_journal<D: Disk>(
     let shard = options.shard.0;
     let mut next_sequence = scan.sequence_max + 1;
     let mut ready = VecDeque::new();
+    // Those that get another number now are named again once they have it.
+    let files: BTreeMap<u64, u64> = scan.files.iter().map(|file| (file.sequence, file.made_bytes)).collect();
+    if scan.checkpoint.files.keys().any(|sequence| !files.contains_key(sequence)) {
+        scan.checkpoint.files = files;
+        disk.replace(&checkpoint_path(shard), &scan.checkpoint.encode()).await?;
+    }
     for unused in scan.unused.drain(..) {
         if unused.bytes < options.journal_first_file_bytes.min(options.journal_file_bytes) {
             disk.remove(&unused.path).await?;
@@ -584,6 +610,24 @@ async fn replay<D: Disk>(
         }
     }
     Ok(())
+}
+
+/// Where a journal file was cut short nobody knows which extents its last rounds committed: the segments of partitions of which no
+/// later round tells are left as they are.
+fn take_offline_without_end<F>(loaded: &mut BTreeMap<TopicPartition, Partition>, scan: &JournalScan<F>) {
+    for lost in scan.lost.iter().filter(|lost| matches!(lost.damage, Damage::JournalCut { .. })) {
+        let told: BTreeSet<TopicPartition> = scan
+            .rounds
+            .iter()
+            .skip(lost.before)
+            .flat_map(|round| round.entries.iter().map(Entry::topic_partition))
+            .collect();
+        for (topic_partition, partition) in &mut *loaded {
+            if lost.of.as_ref().is_none_or(|of| of.contains(topic_partition)) && !told.contains(topic_partition) {
+                partition.damage.get_or_insert_with(|| lost.damage.clone());
+            }
+        }
+    }
 }
 
 /// The partitions that may have lost a batch, each with the damage.

@@ -21,7 +21,7 @@ use crate::{
     journal::{
         self,
         checkpoint::{Checkpoint, Synced, checkpoint_path},
-        files::shard_of_directory,
+        files::{file_path, shard_directory, shard_of_directory},
         format::{Entry, RoundHeader},
         scan::{JournalScan, PieceReader, ScannedFile, ScannedRound, read_bodies, scan_journal},
     },
@@ -54,6 +54,11 @@ pub enum Finding {
         file.display()
     )]
     JournalHeader { file: PathBuf },
+    #[error(
+        "{} is missing: what was acknowledged and not in a segment yet is gone with it. Restore it from a copy; a broker that is started \
+         without it goes on without what it held", file.display()
+    )]
+    JournalMissing { file: PathBuf },
     #[error("{} is damaged. It is made anew from its segment: start the broker, or delete the file first", file.display())]
     Index { file: PathBuf },
     #[error(
@@ -100,6 +105,7 @@ impl Finding {
             | Self::IndexEntry { file, .. }
             | Self::Snapshot { file }
             | Self::Session { file }
+            | Self::JournalMissing { file }
             | Self::Checkpoint { file }
             | Self::Layout { file } => (file, None, None),
             Self::SegmentGap { file, found, .. } => (file, None, Some(*found)),
@@ -281,7 +287,12 @@ impl<D: Disk> Look<'_, D> {
         let file = migrate::layout_path();
         if let Some(content) = self.small(&file, FileKind::Layout, None).await {
             match migrate::decode(&content) {
-                Some(shards) => self.part(0, content.len() as u64, Part::Layout { shards }),
+                Some(shards) => {
+                    self.part(0, content.len() as u64, Part::Layout { shards });
+                    for shard in migrate::missing_directories(self.disk, shards).await? {
+                        self.find(Finding::JournalMissing { file: shard_directory(shard) });
+                    }
+                }
                 None => self.find(Finding::Layout { file }),
             }
         }
@@ -328,6 +339,9 @@ impl<D: Disk> Look<'_, D> {
                     continue;
                 }
             };
+            for sequence in &scan.missing {
+                self.find(Finding::JournalMissing { file: file_path(shard, *sequence) });
+            }
             let unproven: Vec<_> = scan.rounds.iter().map(|round| (round.file, round.header.position)).collect();
             let manifests = &self.manifests;
             let find_segment = |topic_partition: TopicPartition, incarnation: u64| {
@@ -407,6 +421,9 @@ impl<D: Disk> Look<'_, D> {
             if needs_manifest(&segments, journal_from) {
                 end = None;
                 self.find(Damage::ManifestMissing { file: path });
+            } else if self.synced.contains_key(&topic_partition) {
+                end = None;
+                self.find(Damage::PartitionMissing { file: path });
             }
         }
         for name in names {
@@ -691,6 +708,8 @@ impl<D: Disk> Look<'_, D> {
         let header = journal::format::FileHeader::decode(&block).filter(|header| header.sequence == file.sequence);
         match header {
             Some(header) => self.part(0, journal::format::FILE_HEADER_BYTES, Part::JournalHeader(&header)),
+            // It was named with what was cut off.
+            None if file.is_cut() => {}
             None => self.find(Finding::JournalHeader { file: file.path.clone() }),
         }
         Ok(())

@@ -145,7 +145,7 @@ pub struct Prepared {
     pub drained: bool,
     pub orphans: Orphans,
     /// Shards that have been running and whose journal is gone.
-    pub missing_journals: Vec<u16>,
+    pub missing_journals: Vec<tidegate_storage::MissingJournal>,
 }
 
 /// Makes a data directory ready for `shards` shards, before any of them opens it: empties the journals if it was used with another

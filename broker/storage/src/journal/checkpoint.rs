@@ -4,6 +4,9 @@
 //! and nothing in a segment tells where it ended: a last extent that cannot be read would look like the end. So before a file goes,
 //! this one is replaced: how far each active segment is on stable storage, and which was the last round that was. It also names the
 //! files that are held for partitions that are offline.
+//!
+//! And it names the journal's files, with the length that each was made with: one that is named and not there, or shorter, was lost, and
+//! not by a crash. For that a file is named after it is there and durable, and not named any more before it gets another number or goes.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -13,8 +16,10 @@ use tidegate_records::ids::{Offset, PartitionIndex, TopicId, TopicPartition};
 use super::files::shard_directory;
 
 const MAGIC: [u8; 8] = *b"TGCHECKP";
-const VERSION: u32 = 1;
+/// Version 1 names no files: it has neither their count nor them.
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 8 + 4 + 8 + 8 + 4 + 4;
+const FILE_BYTES: usize = 8 + 8;
 const SEGMENT_BYTES: usize = 20 + 8 + 8 + 8;
 const HELD_BYTES: usize = 20 + 8;
 
@@ -35,6 +40,8 @@ pub struct Checkpoint {
     pub segments: BTreeMap<TopicPartition, Synced>,
     /// By sequence, the journal files that are held, each with the partitions that need it.
     pub held: BTreeMap<u64, Vec<TopicPartition>>,
+    /// By sequence, the files that must be there, held or not, and how many bytes each was made with. There may be more.
+    pub files: BTreeMap<u64, u64>,
 }
 
 pub(crate) fn checkpoint_path(shard: u16) -> PathBuf {
@@ -56,7 +63,7 @@ impl Checkpoint {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let held_count = self.held.values().map(Vec::len).sum::<usize>();
         let mut out =
-            Vec::with_capacity(HEADER_BYTES + SEGMENT_BYTES * self.segments.len() + HELD_BYTES * held_count + 4);
+            Vec::with_capacity(HEADER_BYTES + SEGMENT_BYTES * self.segments.len() + HELD_BYTES * held_count + 8);
         out.put_slice(&MAGIC);
         out.put_u32_le(VERSION);
         out.put_u64_le(self.last_round.0);
@@ -75,6 +82,11 @@ impl Checkpoint {
                 put_partition(&mut out, *topic_partition);
             }
         }
+        out.put_u32_le(u32::try_from(self.files.len()).expect("fewer than 2^32 files"));
+        for (sequence, bytes) in &self.files {
+            out.put_u64_le(*sequence);
+            out.put_u64_le(*bytes);
+        }
         out.put_u32_le(crc32c::crc32c(&out));
         out
     }
@@ -87,14 +99,15 @@ impl Checkpoint {
             return None;
         }
         let (magic, mut rest) = body.split_at(MAGIC.len());
-        if magic != MAGIC || rest.get_u32_le() != VERSION {
+        let version = rest.get_u32_le();
+        if magic != MAGIC || !(1..=VERSION).contains(&version) {
             return None;
         }
         let last_round = (rest.get_u64_le(), rest.get_u64_le());
         let segments_count = rest.get_u32_le() as usize;
         let held_count = rest.get_u32_le() as usize;
         let expected = segments_count.checked_mul(SEGMENT_BYTES)?.checked_add(held_count.checked_mul(HELD_BYTES)?)?;
-        if rest.len() != expected {
+        if rest.len() < expected {
             return None;
         }
         let mut checkpoint = Self { last_round, ..Self::default() };
@@ -111,6 +124,18 @@ impl Checkpoint {
             let sequence = rest.get_u64_le();
             let topic_partition = take_partition(&mut rest);
             checkpoint.held.entry(sequence).or_default().push(topic_partition);
+        }
+        if version > 1 {
+            let files_count = rest.try_get_u32_le().ok()? as usize;
+            if rest.len() != files_count.checked_mul(FILE_BYTES)? {
+                return None;
+            }
+            for _ in 0..files_count {
+                checkpoint.files.insert(rest.get_u64_le(), rest.get_u64_le());
+            }
+        }
+        if !rest.is_empty() {
+            return None;
         }
         Some(checkpoint)
     }

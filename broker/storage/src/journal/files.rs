@@ -52,6 +52,8 @@ pub(crate) struct JournalFile<F> {
     pub(crate) sequence: u64,
     pub(crate) file: F,
     pub(crate) bytes: u64,
+    /// How many it was made with: more where somebody cut it short.
+    pub(crate) made_bytes: u64,
     /// Of each partition with batches in it, the offset after the last. The file is free when all are synced in segments.
     pub(crate) ends: BTreeMap<TopicPartition, Offset>,
     /// It was put aside for partitions that were offline, and has the name of such a file.
@@ -60,7 +62,7 @@ pub(crate) struct JournalFile<F> {
 
 impl<F> JournalFile<F> {
     pub(crate) fn new(sequence: u64, file: F, bytes: u64) -> Self {
-        Self { sequence, file, bytes, ends: BTreeMap::new(), held: false }
+        Self { sequence, file, bytes, made_bytes: bytes, ends: BTreeMap::new(), held: false }
     }
 
     pub(crate) fn path(&self, shard: u16) -> PathBuf {
@@ -114,6 +116,12 @@ impl<F> Journal<F> {
         self.current.bytes
             + self.ready.iter().map(|file| file.bytes).sum::<u64>()
             + self.old.iter().map(|file| file.bytes).sum::<u64>()
+    }
+
+    /// The files that are there, each with the bytes that it was made with.
+    pub(crate) fn files(&self) -> BTreeMap<u64, u64> {
+        let all = self.held.iter().chain(&self.old).chain([&self.current]).chain(&self.ready);
+        all.map(|file| (file.sequence, file.made_bytes)).collect()
     }
 
     /// Bytes of a round that fit into the current file.

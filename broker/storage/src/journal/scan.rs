@@ -65,11 +65,17 @@ pub(crate) struct ScannedFile<F> {
     pub(crate) path: PathBuf,
     pub(crate) file: F,
     pub(crate) bytes: u64,
+    /// How many it was made with. A file gets its name when all of them are on stable storage, so no crash makes it shorter.
+    pub(crate) made_bytes: u64,
     /// Of a file that is held: the partitions that it is held for. What it says of others is history.
     pub(crate) held_for: Option<BTreeSet<TopicPartition>>,
 }
 
 impl<F> ScannedFile<F> {
+    pub(crate) fn is_cut(&self) -> bool {
+        self.bytes < self.made_bytes
+    }
+
     /// Whether what the file says of a partition counts.
     pub(crate) fn concerns(&self, topic_partition: TopicPartition) -> bool {
         self.held_for.as_ref().is_none_or(|partitions| partitions.contains(&topic_partition))
@@ -102,6 +108,8 @@ pub(crate) struct JournalScan<F> {
     pub(crate) rounds: Vec<ScannedRound>,
     pub(crate) lost: Vec<Lost>,
     pub(crate) checkpoint: Checkpoint,
+    /// Of files that the checkpoint names and that are not there, the sequences.
+    pub(crate) missing: Vec<u64>,
     /// The number that follows the last round.
     pub(crate) next_round: u64,
     /// All rounds up to this one are known to have been flushed.
@@ -185,6 +193,7 @@ pub(crate) async fn scan_journal<D: Disk>(disk: &D, shard: u16) -> Result<Journa
         rounds: Vec::new(),
         lost: Vec::new(),
         checkpoint: Checkpoint::default(),
+        missing: Vec::new(),
         next_round: 1,
         flushed_through: 0,
         sequence_max: 0,
@@ -199,17 +208,40 @@ pub(crate) async fn scan_journal<D: Disk>(disk: &D, shard: u16) -> Result<Journa
     let after_held = scan.rounds.last().map_or(1, |round| round.header.round + 1);
     let mut sequences: Vec<u64> = names.iter().filter_map(|name| file_sequence(name)).collect();
     sequences.sort_unstable();
+    scan.missing = missing_files(&scan.checkpoint, &names).collect();
     let mut next_round = None;
+    let mut cut = Vec::new();
     for sequence in sequences {
         scan.sequence_max = scan.sequence_max.max(sequence);
         let path = file_path(shard, sequence);
         let file = disk.open(&path, Access::Direct).await?;
         let bytes = disk.length(&file).await?;
-        let scanned = ScannedFile { sequence, path, file, bytes, held_for: None };
-        scan_file(disk, scanned, &mut scan, &mut next_round).await?;
+        let made_bytes = made_bytes(&scan.checkpoint, sequence, bytes);
+        let scanned = ScannedFile { sequence, path, file, bytes, made_bytes, held_for: None };
+        scan_file(disk, scanned, &mut scan, &mut next_round, &mut cut).await?;
     }
+    lose_cut(&mut scan, cut);
     scan.next_round = next_round.unwrap_or(1).max(after_held);
     Ok(scan)
+}
+
+/// Of the files that a checkpoint names those that are not among `names`, the names in a shard's directory.
+pub(crate) fn missing_files(checkpoint: &Checkpoint, names: &[String]) -> impl Iterator<Item = u64> {
+    let there: BTreeSet<u64> =
+        names.iter().filter_map(|name| file_sequence(name).or_else(|| held_sequence(name))).collect();
+    checkpoint.files.keys().copied().filter(move |sequence| !there.contains(sequence))
+}
+
+/// What a file of `bytes` was made with. Where no checkpoint says it, it was some blocks, and a header at least.
+fn made_bytes(checkpoint: &Checkpoint, sequence: u64, bytes: u64) -> u64 {
+    let least = bytes.next_multiple_of(BLOCK_BYTES as u64).max(2 * FILE_HEADER_BYTES);
+    checkpoint.files.get(&sequence).copied().unwrap_or(0).max(least)
+}
+
+/// What files that were cut short may have had is lost.
+fn lose_cut<F>(scan: &mut JournalScan<F>, cut: Vec<Damage>) {
+    let before = scan.rounds.len();
+    scan.lost.extend(cut.into_iter().map(|damage| Lost { before, of: None, damage }));
 }
 
 /// Adds the files that are held. One that the checkpoint does not know is left alone: nobody can say for whom it is.
@@ -228,10 +260,13 @@ async fn scan_held<D: Disk>(
         let path = held_path(shard, sequence);
         let file = disk.open(&path, Access::Direct).await?;
         let bytes = disk.length(&file).await?;
-        let scanned = ScannedFile { sequence, path, file, bytes, held_for: Some(held_for.clone()) };
+        let made_bytes = made_bytes(&scan.checkpoint, sequence, bytes);
+        let scanned = ScannedFile { sequence, path, file, bytes, made_bytes, held_for: Some(held_for.clone()) };
         let lost_before = scan.lost.len();
         // The numbers of its rounds go on in no other file.
-        scan_file(disk, scanned, scan, &mut None).await?;
+        let mut cut = Vec::new();
+        scan_file(disk, scanned, scan, &mut None, &mut cut).await?;
+        lose_cut(scan, cut);
         for lost in &mut scan.lost[lost_before..] {
             lost.of = Some(held_for.clone());
         }
@@ -247,12 +282,13 @@ async fn scan_held<D: Disk>(
     Ok(())
 }
 
-/// Adds the rounds of one file.
+/// Adds the rounds of one file. `cut`: files that were cut short, as long as nothing shows that their rounds are all there.
 async fn scan_file<D: Disk>(
     disk: &D,
     scanned: ScannedFile<D::File>,
     scan: &mut JournalScan<D::File>,
     next_round: &mut Option<u64>,
+    cut: &mut Vec<Damage>,
 ) -> Result<(), DiskError> {
     let file = scanned.file.clone();
     let mut reader = PieceReader::new(disk, &file, scanned.bytes);
@@ -267,7 +303,12 @@ async fn scan_file<D: Disk>(
             scan.rounds.pop();
             *next_round = Some(header.first_round);
         }
-        if let Some(expected) = next_round.filter(|expected| *expected < header.first_round) {
+        // A later opening counts on from what it could read: only the session of the rounds shows that none is missing before this file.
+        let last = scan.rounds.last().filter(|last| last.header.session == header.session);
+        let goes_on = last.is_some_and(|last| last.header.round + 1 == header.first_round);
+        if !cut.is_empty() && !goes_on {
+            lose_cut(scan, std::mem::take(cut));
+        } else if let Some(expected) = next_round.filter(|expected| *expected < header.first_round) {
             // The file before lost its last rounds, though this one was begun after they were flushed.
             let file = scan.files.last().map_or_else(|| scanned.path.clone(), |file| file.path.clone());
             let position = scan
@@ -277,6 +318,7 @@ async fn scan_file<D: Disk>(
             let damage = Damage::JournalRound { file, position, round: expected };
             scan.lost.push(Lost { before: scan.rounds.len(), of: None, damage });
         }
+        cut.clear();
         *next_round = Some(header.first_round);
     }
     let index = scan.files.len();
@@ -305,7 +347,10 @@ async fn scan_file<D: Disk>(
         position += found.header.total_bytes() as u64;
         scan.rounds.push(ScannedRound { file: index, header: found.header, entries: found.entries });
     }
-    if used {
+    if scanned.is_cut() {
+        cut.push(Damage::JournalCut { file: scanned.path.clone(), bytes: scanned.bytes });
+    }
+    if used || scanned.is_cut() {
         scan.files.push(scanned);
     } else {
         scan.unused.push(scanned);

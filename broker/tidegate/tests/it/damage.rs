@@ -266,6 +266,35 @@ fn a_partition_without_its_manifest_is_not_taken_for_an_empty_one() {
     assert_eq!((code, bytes), (0, BATCHES * good_batch().len()));
 }
 
+/// Its offsets were given out before: an empty partition in its place would give them out again.
+#[test]
+fn a_partition_whose_directory_is_gone_is_not_taken_for_an_empty_one() {
+    for all in [false, true] {
+        let (mut broker, [hurt, _]) = broker_with_records();
+        assert!(broker.stop().success());
+        let partitions = broker.data_dir().join("partitions");
+        let directory = if all { partitions } else { partitions.join(format!("{hurt}-0")) };
+        let away = broker.data_dir().join("../away");
+        moved(&directory, &away);
+        let (good, said) = verified(&broker);
+        assert!(!good && said.contains("is missing, though the partition had records in a segment"), "{said}");
+        broker.restart();
+        let mut raw = Raw::new(broker.connect());
+        let (code, message) = produce(&mut raw, "hurt", good_batch());
+        assert!(code == 56 && message.contains("is missing, though the partition had records"), "{code} {message}");
+        assert_eq!((fetch(&mut raw, "hurt").0, fetch(&mut raw, "well").0), (56, if all { 56 } else { 0 }));
+        assert!(broker.logged().contains("is missing, though the partition had records"));
+        assert!(broker.stop().success());
+        if directory.exists() {
+            std::fs::remove_dir_all(&directory).expect("nothing is needed of it");
+        }
+        moved(&away, &directory);
+        broker.restart();
+        let (code, bytes) = fetch(&mut Raw::new(broker.connect()), "hurt");
+        assert_eq!((code, bytes), (0, BATCHES * good_batch().len()));
+    }
+}
+
 /// Moving it away is a way out that messages name, so the broker starts; but it says what is gone.
 #[test]
 fn a_missing_journal_is_said() {
@@ -275,15 +304,94 @@ fn a_missing_journal_is_said() {
         std::fs::remove_file(&journal).expect("it is there");
     }
     let (good, said) = verified(&broker);
-    assert!(good && said.contains("note: shard-0 has been opened and has no journal"), "{said}");
-    assert!(said.contains("note: shard-1 has been opened and has no journal"), "{said}");
+    for part in [
+        "shard-0/journal-000000000001.tgj is missing: what was",
+        "shard-1/journal-000000000001.tgj is missing: what was",
+    ] {
+        assert!(!good && said.contains(part), "{part} in {said}");
+    }
     broker.restart();
     assert_serves(&broker);
     let said = broker.logged();
-    assert!(said.contains("the journal of this shard is missing: what was acknowledged"), "{said}");
+    assert!(said.contains("the journal of a shard is missing, or a file of it: what was acknowledged"), "{said}");
     // From here on it is as it was when it was first started.
     assert!(broker.stop().success());
     assert!(verified(&broker).0);
+}
+
+/// The file that is being written and the spare one behind it are there in every journal: what was lost of the first looked like a crash.
+#[test]
+fn a_journal_that_lost_a_file_is_said() {
+    for whole in [false, true] {
+        let (mut broker, [hurt, _]) = broker_with_records();
+        // Both shards have something: that the other was used shows that all were.
+        let mut raw = Raw::new(broker.connect());
+        create(&mut raw, "everywhere", 16);
+        let request = produce_request("everywhere", (0..16).map(|partition| (partition, good_batch().into())));
+        let answer: ProduceResponse = raw.call(ApiKey::Produce, 9, &request);
+        assert!(answer.responses[0].partition_responses.iter().all(|answer| answer.error_code == 0));
+        broker.kill();
+        let journal = journal_of(&broker, &hurt);
+        let directory = journal.parent().expect("a shard's");
+        let missing = if whole {
+            std::fs::remove_dir_all(directory).expect("it is there");
+            directory
+        } else {
+            std::fs::remove_file(&journal).expect("it is there");
+            &journal
+        };
+        let missing = missing.strip_prefix(broker.data_dir()).expect("it was there").display().to_string();
+        let (good, said) = verified(&broker);
+        assert!(!good && said.contains(&format!("{missing} is missing: what was acknowledged")), "{said}");
+        broker.restart();
+        assert_serves(&broker);
+        let said = broker.logged();
+        assert!(
+            said.contains("the journal of a shard is missing, or a file of it") && said.contains(&missing),
+            "{said}"
+        );
+        assert!(broker.stop().success());
+        assert!(verified(&broker).0);
+    }
+}
+
+/// The journal's file that has the records of a topic.
+fn journal_of(broker: &Broker, topic: &str) -> PathBuf {
+    let id: Vec<u8> = (0..16).map(|at| u8::from_str_radix(&topic[2 * at..2 * at + 2], 16).expect("hex")).collect();
+    let has_it = |file: &PathBuf| {
+        file.extension().is_some_and(|end| end == "tgj")
+            && std::fs::read(file).expect("it can be read").windows(16).any(|window| window == id)
+    };
+    broker.files().into_iter().find(has_it).expect("it is in one")
+}
+
+/// A crash cannot shorten a file of the journal: all of it is on stable storage before it has its name.
+#[test]
+fn a_journal_that_was_cut_short_takes_offline_what_it_held() {
+    for length in [0, 20_000] {
+        let (mut broker, [hurt, _]) = broker_with_records();
+        broker.kill();
+        let journal = journal_of(&broker, &hurt);
+        let whole = std::fs::read(&journal).expect("it can be read");
+        std::fs::write(&journal, &whole[..length]).expect("it can be written");
+        let name = journal.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+        let said_so = format!("{name} was cut short, to {length} bytes");
+        let (good, said) = verified(&broker);
+        assert!(!good && said.contains(&said_so), "{said}");
+        broker.restart();
+        let mut raw = Raw::new(broker.connect());
+        let (code, message) = produce(&mut raw, "hurt", good_batch());
+        assert!(code == 56 && message.contains(&said_so), "{code} {message}");
+        assert!(broker.logged().contains(&said_so));
+        // Nothing is thrown away meanwhile.
+        assert!(broker.stop().success());
+        let held = journal.with_file_name(name.replace("journal-", "held-"));
+        std::fs::write(if held.exists() { &held } else { &journal }, &whole).expect("it can be written");
+        assert!(verified(&broker).0, "{}", verified(&broker).1);
+        broker.restart();
+        let (code, bytes) = fetch(&mut Raw::new(broker.connect()), "hurt");
+        assert_eq!((code, bytes), (0, BATCHES * good_batch().len()), "mended, it is whole again");
+    }
 }
 
 #[test]
