@@ -248,6 +248,8 @@ impl ShardMetrics {
 pub struct ShardReport {
     pub shard: u16,
     pub partitions: Vec<PartitionReport>,
+    /// How many of them damage keeps offline.
+    pub partitions_offline: usize,
     pub groups: Vec<GroupReport>,
     /// Whether `groups` are all that there are.
     pub groups_are_loaded: bool,

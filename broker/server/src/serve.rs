@@ -7,6 +7,7 @@
 //! The main thread waits for signals on a tokio runtime of its own; nothing else of this file runs on one.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Write as _},
     net::{SocketAddr, TcpListener},
     path::Path,
@@ -337,12 +338,14 @@ fn start_shards(
     }
     drop(ready);
     let mut partitions = 0;
+    let mut offline = BTreeSet::new();
     for _ in 0..shards {
         match readies.recv() {
             Ok((_, Ok(found))) => {
                 partitions += found.partitions;
-                for damage in found.damaged {
-                    tracing::error!("a partition stays offline, the others serve: {damage}");
+                for (partition, damage) in found.damaged {
+                    tracing::error!("a partition stays offline, the others serve: {partition}: {damage}");
+                    offline.insert(partition);
                 }
             }
             Ok((shard, Err(reason))) => return running.give_up(ServeError::Shard { shard, reason }),
@@ -355,9 +358,11 @@ fn start_shards(
     }
     tracing::info!(partitions, "recovered");
     // Before any connection: a routed topic without its plugin would refuse what is sent to it.
+    let offline = Arc::new(offline);
     for shard in 0..shards {
-        let plugins = control.plugins.iter().cloned().map(Letter::Plugin).collect();
-        running.mailboxes.send(ShardId(shard), plugins);
+        let plugins = control.plugins.iter().cloned().map(Letter::Plugin);
+        let letters = plugins.chain([Letter::Offline(Arc::clone(&offline))]).collect();
+        running.mailboxes.send(ShardId(shard), letters);
     }
     let sinks = (0..shards).map(|shard| -> EventSink {
         let mailboxes = running.mailboxes.clone();

@@ -166,6 +166,9 @@ pub enum Input {
     LogStartSet { read: ReadId, result: Result<(), String> },
     /// An [`Effect::Measure`] is done: bytes of each log.
     Measured { read: ReadId, sizes: Vec<u64> },
+    /// Damage keeps these partitions offline, here and at other shards: Metadata gives them no leader. Each shard knows its own at its
+    /// start; this comes once all have said theirs.
+    Offline { partitions: Arc<BTreeSet<TopicPartition>> },
     /// These topics are watched from now on, and no others: see [`Effects::observed`].
     Watch { topics: Arc<BTreeSet<TopicId>> },
     /// A plugin, or another version of it, is ready to run; it comes before the metadata that name it.
@@ -328,6 +331,8 @@ pub struct Shard {
     pub(crate) producer_ids: api::ProducerIds,
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) disk_bytes: Option<(i64, i64)>,
+    /// Of all shards: see [`Input::Offline`].
+    pub(crate) offline: Arc<BTreeSet<TopicPartition>>,
     /// Of the produce request that is being taken in.
     pub(crate) decompression: Decompression,
     in_flight: BTreeMap<RequestId, (Request, Work)>,
@@ -351,6 +356,7 @@ impl Shard {
             producer_ids: api::ProducerIds::default(),
             fetch_sessions,
             disk_bytes: None,
+            offline: Arc::default(),
             decompression: Decompression::default(),
             in_flight: BTreeMap::new(),
             next_request: 0,
@@ -383,6 +389,7 @@ impl Shard {
             Input::Measured { read, sizes } => self.owned.measured(read, &sizes, effects),
             Input::Metadata { image } => self.metadata(now, image, effects),
             Input::Plugin { name, version, compiled } => self.plugins.deployed(name, version, compiled),
+            Input::Offline { partitions } => self.offline = partitions,
             Input::Watch { topics } => self.plugins.watch(topics),
             Input::LogStartMoved { partition, offset } => self.owned.log_start_moved(now, partition, offset, effects),
             Input::StorageFailed { message } => self.owned.storage_failed(message, effects),
@@ -452,6 +459,12 @@ impl Shard {
             let model = &replica.model;
             (*partition, model.log_start_offset(), model.high_watermark(), model.log_end_offset())
         })
+    }
+
+    /// How many partitions of this shard damage keeps offline.
+    #[must_use]
+    pub fn partitions_offline(&self) -> usize {
+        self.owned.replicas.values().filter(|replica| replica.offline.is_some()).count()
     }
 
     /// Where the log of a partition starts, and its high watermark; `None` if it is gone.

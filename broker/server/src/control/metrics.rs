@@ -440,6 +440,10 @@ fn partitions(f: &mut Families<'_>, reports: &[ShardReport]) -> fmt::Result {
     f.family("tidegate_partitions", "Partitions of this broker", MetricType::Gauge, |encoder| {
         encoder.encode_gauge(&(total as u64))
     })?;
+    let offline: usize = reports.iter().map(|report| report.partitions_offline).sum();
+    f.family("tidegate_partitions_offline", "Partitions that damage keeps offline", MetricType::Gauge, |encoder| {
+        encoder.encode_gauge(&(offline as u64))
+    })?;
     let mut gauge = |name: &str, help: &str, value: fn(&crate::metrics::PartitionReport) -> i64| {
         f.family(name, help, MetricType::Gauge, |encoder| {
             for partition in reports.iter().flat_map(|report| &report.partitions) {
@@ -566,6 +570,7 @@ mod tests {
             groups_are_loaded: true,
             shard: 1,
             partitions: vec![partition],
+            partitions_offline: 1,
             groups: vec![group],
             attachments: Vec::new(),
         });

@@ -185,7 +185,7 @@ pub fn prepare(
 pub struct ShardReady {
     pub partitions: usize,
     /// Partitions that stay offline, and why.
-    pub damaged: Vec<String>,
+    pub damaged: Vec<(TopicPartition, String)>,
 }
 
 /// Starts a shard's thread. It ends after [`Letter::Stop`], or when it cannot be started.
@@ -232,7 +232,7 @@ async fn run(setup: ShardSetup) {
     };
     let damaged = recovered
         .iter()
-        .filter_map(|found| found.error.as_ref().map(|error| format!("{}: {error}", found.partition)))
+        .filter_map(|found| found.error.as_ref().map(|error| (found.partition, error.clone())))
         .collect();
     let summary = ShardReady { partitions: recovered.len(), damaged };
     for partition in setup.doomed {
@@ -903,6 +903,7 @@ async fn letter_loop(core: Rc<Core>, mailbox: Mailbox) {
                     }
                     None => tracing::error!(plugin = plugin.name, "a plugin of another runtime cannot be run here"),
                 },
+                Letter::Offline(partitions) => inputs.push(Input::Offline { partitions }),
                 Letter::Readers(readers) => *core.readers.borrow_mut() = Some(readers),
                 Letter::Connection(new) => core.connected(new),
                 Letter::Stop => {

@@ -4,11 +4,11 @@
 //! together when it is done. Channels are unbounded on purpose: what may be in them is bounded at the sockets, and a bounded
 //! one can deadlock when all shards send first.
 
-use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
 use bytes::Bytes;
 use tidegate_model::metadata::MetadataImage;
-use tidegate_records::ids::ShardId;
+use tidegate_records::ids::{ShardId, TopicPartition};
 use tidegate_shard::{
     RequestId,
     message::{Ask, Origin, Reply},
@@ -28,6 +28,8 @@ pub enum Letter {
     Metadata { image: Arc<MetadataImage>, taken: Box<dyn FnOnce() + Send> },
     /// A plugin, or another version of one, is ready; before the metadata that name it.
     Plugin(LoadedPlugin),
+    /// Partitions of any shard that damage keeps offline.
+    Offline(Arc<BTreeSet<TopicPartition>>),
     /// Who reads topics with a retention plugin.
     Readers(Arc<Readers>),
     /// Finish what is under way, sync, and end.

@@ -61,6 +61,7 @@ fn collect(core: &Core) -> ShardReport {
     ShardReport {
         shard: core.shard_id().0,
         partitions: partitions.collect(),
+        partitions_offline: shard.partitions_offline(),
         groups,
         groups_are_loaded: shard.groups_are_loaded(),
         attachments: shard.attachments().collect(),

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::{
     Work as AnyWork, code,
-    metadata::{OPERATIONS_NOT_ASKED, all_cluster_operations, all_topic_operations, unknown_name},
+    metadata::{NO_LEADER, OPERATIONS_NOT_ASKED, all_cluster_operations, all_topic_operations, unknown_name},
     text,
 };
 use crate::{
@@ -125,16 +125,20 @@ pub(super) fn topic_partitions(
                 answer.is_internal = topic.is_internal();
                 let mut indexes = topic.partition_indexes().skip(from as usize);
                 for index in indexes.by_ref().take(left) {
-                    answer.partitions.push(
-                        DescribeTopicPartitionsResponsePartition::default()
-                            .with_partition_index(index.0)
-                            .with_leader_id(leader)
-                            .with_leader_epoch(0)
-                            .with_replica_nodes(vec![leader])
-                            .with_isr_nodes(vec![leader])
-                            .with_eligible_leader_replicas(Some(Vec::new()))
-                            .with_last_known_elr(Some(Vec::new())),
-                    );
+                    let mut partition = DescribeTopicPartitionsResponsePartition::default()
+                        .with_partition_index(index.0)
+                        .with_leader_id(leader)
+                        .with_leader_epoch(0)
+                        .with_replica_nodes(vec![leader])
+                        .with_isr_nodes(vec![leader])
+                        .with_eligible_leader_replicas(Some(Vec::new()))
+                        .with_last_known_elr(Some(Vec::new()));
+                    if shard.offline.contains(&TopicPartition::new(topic.id, index)) {
+                        partition.error_code = code(ResponseError::LeaderNotAvailable);
+                        partition.leader_id = NO_LEADER;
+                        partition.offline_replicas = vec![leader];
+                    }
+                    answer.partitions.push(partition);
                 }
                 left -= answer.partitions.len();
                 if let Some(next) = indexes.next() {
@@ -194,6 +198,10 @@ pub(super) fn log_dirs(
                 continue;
             }
             let partition = TopicPartition::new(topic.id, index);
+            // What it has is not known, and a size of 0 would say that it is empty.
+            if shard.offline.contains(&partition) {
+                continue;
+            }
             asks[usize::from(shard.owner(partition).0)].push((work.places.len() as u32, partition));
             work.places.push((work.topics.len(), answer.partitions.len()));
             answer.partitions.push(DescribeLogDirsPartition::default().with_partition_index(index.0));

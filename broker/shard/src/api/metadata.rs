@@ -14,7 +14,10 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 use tidegate_model::metadata::{Broker, MetadataChange, MetadataError, ProposalResult, Topic, validate_name};
-use tidegate_records::{ids::TopicId, time::Now};
+use tidegate_records::{
+    ids::{TopicId, TopicPartition},
+    time::Now,
+};
 use uuid::Uuid;
 
 use super::{Work as AnyWork, code, text};
@@ -23,6 +26,9 @@ use crate::{
     request::Request,
     shard::{Effects, Shard},
 };
+
+/// The leader of a partition that has none.
+pub(super) const NO_LEADER: BrokerId = BrokerId(-1);
 
 /// What a broker without authorisation answers where it was not asked for operations (KIP-430).
 pub(super) const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
@@ -132,7 +138,7 @@ fn respond(shard: &mut Shard, now: Now, request: &Request, work: &Work, effects:
                 Asked::Id(id) => (image.topic_by_id(*id), None, *id, code(ResponseError::UnknownTopicId)),
             };
             let mut answer = match found {
-                Some(topic) => describe(topic, shard.identity.broker.0),
+                Some(topic) => describe(topic, shard.identity.broker.0, &shard.offline),
                 None => MetadataResponseTopic::default()
                     .with_error_code(unknown)
                     // Only v12 and up may leave the name out.
@@ -141,6 +147,9 @@ fn respond(shard: &mut Shard, now: Now, request: &Request, work: &Work, effects:
                     )
                     .with_topic_id(Uuid::from_bytes(id.0)),
             };
+            if request.version < 5 {
+                answer.partitions.iter_mut().for_each(|partition| partition.offline_replicas.clear());
+            }
             if request.version < 10 {
                 answer.topic_id = Uuid::nil();
             }
@@ -179,16 +188,26 @@ fn broker(broker: &Broker) -> MetadataResponseBroker {
         .with_rack(broker.rack.as_deref().map(text))
 }
 
-fn describe(topic: &Topic, leader: i32) -> MetadataResponseTopic {
+/// A partition that damage keeps offline has no leader, as in Apache Kafka where the only replica is in a log directory that failed:
+/// clients go on with the others, and consoles show it.
+fn describe(topic: &Topic, broker: i32, offline: &BTreeSet<TopicPartition>) -> MetadataResponseTopic {
+    let broker = BrokerId(broker);
     let partitions = topic
         .partition_indexes()
         .map(|index| {
-            MetadataResponsePartition::default()
+            let partition = MetadataResponsePartition::default()
                 .with_partition_index(index.0)
-                .with_leader_id(BrokerId(leader))
                 .with_leader_epoch(0)
-                .with_replica_nodes(vec![BrokerId(leader)])
-                .with_isr_nodes(vec![BrokerId(leader)])
+                .with_replica_nodes(vec![broker])
+                .with_isr_nodes(vec![broker]);
+            if offline.contains(&TopicPartition::new(topic.id, index)) {
+                partition
+                    .with_error_code(code(ResponseError::LeaderNotAvailable))
+                    .with_leader_id(NO_LEADER)
+                    .with_offline_replicas(vec![broker])
+            } else {
+                partition.with_leader_id(broker)
+            }
         })
         .collect();
     MetadataResponseTopic::default()

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use kafka_protocol::messages::{
-    ListOffsetsRequest,
-    list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ListOffsetsRequest,
+        list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
+    },
 };
 use tidegate_records::{ids::Offset, time::Timestamp};
 
@@ -73,6 +76,10 @@ impl Cluster {
             let leader = leaders.get(name.as_str()).and_then(|found| found.get(partition));
             let leader = leader
                 .ok_or_else(|| ClientError::Missing { what: format!("topic {name:?}, partition {partition}") })?;
+            if *leader < 0 {
+                let what = format!("the offsets of topic {name:?}, partition {partition}");
+                check(what, ResponseError::LeaderNotAvailable.code(), None)?;
+            }
             let asked = ListOffsetsPartition::default()
                 .with_partition_index(*partition)
                 .with_current_leader_epoch(-1)

@@ -99,9 +99,7 @@ pub(super) struct ConsumeArgs {
 
 impl ConsumeArgs {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let format = if self.json { "json" } else { &self.format };
-        let format = RecordFormat::parse(format, self.key_separator.clone().map(|separator| separator.0))
-            .map_err(|error| Usage(error.to_string()))?;
+        let format = self.record_format()?;
         if self.key_separator.is_some() && !matches!(format, RecordFormat::Text { .. }) {
             return Err(Usage(
                 "--key-separator is for --format text; a pattern says itself where the key goes: '%k:%v\\n'".to_owned(),
@@ -113,13 +111,28 @@ impl ConsumeArgs {
         }
         let reset = self.reset()?;
         let mut cluster = self.bootstrap.connect()?;
-        let begin = match &self.group {
+        let (begin, unread) = match &self.group {
             Some(_) => {
                 self.topics.iter().try_for_each(|topic| cluster.topic(topic, Absent::Error).map(drop))?;
-                BTreeMap::new()
+                (BTreeMap::new(), Vec::new())
             }
             None => self.begin(&mut cluster)?,
         };
+        self.read_from(begin, reset, out)?;
+        if unread.is_empty() {
+            return Ok(());
+        }
+        let unread: Vec<String> = unread.into_iter().map(|(topic, partition)| format!("{topic}/{partition}")).collect();
+        anyhow::bail!("not read, as they have no leader: {}; the log of their broker says why", unread.join(", "))
+    }
+
+    fn read_from(
+        &self,
+        begin: BTreeMap<TopicPartition, Offset>,
+        reset: &str,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<()> {
+        let format = self.record_format()?;
         if self.count == Some(0) || (self.group.is_none() && begin.is_empty()) {
             return Ok(());
         }
@@ -154,6 +167,12 @@ impl ConsumeArgs {
         Ok(())
     }
 
+    fn record_format(&self) -> Result<RecordFormat, Usage> {
+        let format = if self.json { "json" } else { &self.format };
+        RecordFormat::parse(format, self.key_separator.clone().map(|separator| separator.0))
+            .map_err(|error| Usage(error.to_string()))
+    }
+
     /// What a group begins with where it has committed nothing: librdkafka knows only the two ends.
     fn reset(&self) -> Result<&'static str, Usage> {
         match (self.offset, &self.group) {
@@ -180,20 +199,26 @@ impl ConsumeArgs {
         librdkafka::config(&self.bootstrap.bootstrap, &defaults, &self.properties)
     }
 
-    /// The offset to begin with in each partition.
-    fn begin(&self, cluster: &mut Cluster) -> anyhow::Result<BTreeMap<TopicPartition, Offset>> {
+    /// The offset to begin with in each partition, and those that have no leader to be read from.
+    fn begin(&self, cluster: &mut Cluster) -> anyhow::Result<(BTreeMap<TopicPartition, Offset>, Vec<TopicPartition>)> {
         let mut partitions: Vec<TopicPartition> = Vec::new();
+        let mut unread = Vec::new();
         for name in &self.topics {
             let topic = cluster.topic(name, Absent::Error)?;
             let known: BTreeSet<i32> = topic.partitions.iter().map(|partition| partition.partition).collect();
             if let Some(wrong) = self.partition.iter().find(|wanted| !known.contains(wanted)) {
                 anyhow::bail!("topic {name:?} has no partition {wrong}: it has {}", known.len());
             }
-            let wanted = known.into_iter().filter(|index| self.partition.is_empty() || self.partition.contains(index));
-            partitions.extend(wanted.map(|index| (name.clone(), index)));
+            for partition in topic.partitions {
+                let index = partition.partition;
+                if self.partition.is_empty() || self.partition.contains(&index) {
+                    let from = if partition.leader < 0 { &mut unread } else { &mut partitions };
+                    from.push((name.clone(), index));
+                }
+            }
         }
         if let OffsetSpec::From(timestamp) = self.offset {
-            return Ok(cluster.offsets(&partitions, Position::At(timestamp))?);
+            return Ok((cluster.offsets(&partitions, Position::At(timestamp))?, unread));
         }
         let starts = cluster.offsets(&partitions, Position::Earliest)?;
         let ends = cluster.offsets(&partitions, Position::Latest)?;
@@ -201,7 +226,7 @@ impl ConsumeArgs {
             let offset = self.offset.resolve(start, *ends.get(&partition)?)?;
             Some((partition, offset))
         });
-        Ok(begin.collect())
+        Ok((begin.collect(), unread))
     }
 
     /// Reads and prints one assignment or subscription: until enough was printed, everything was, or somebody wants it to end.

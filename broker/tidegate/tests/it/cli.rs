@@ -2,12 +2,16 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
+    path::Path,
     process::{Command, Stdio},
 };
 
+use kafka_protocol::messages::{
+    ApiKey, DescribeLogDirsRequest, DescribeLogDirsResponse, MetadataRequest, MetadataResponse,
+};
 use serde_json::Value;
 
-use crate::broker::Broker;
+use crate::{broker::Broker, raw::Raw, retention::until};
 
 /// What a command did.
 struct Done {
@@ -341,4 +345,56 @@ fn a_port_that_does_not_answer_is_given_up() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.args(["topic", "list", "--bootstrap", &address]);
     run_with(command, "").failed_with(1, &[&address, "no answer came in time"]);
+}
+
+/// It was to be seen in the log alone, and the commands failed for the whole topic.
+#[test]
+fn an_offline_partition_is_shown_and_the_others_are_used() {
+    let mut broker = Broker::start();
+    run(&broker, &["topic", "create", "part", "--partitions", "2"]).succeeded();
+    for partition in ["0", "1"] {
+        produce(&broker, &["part", "--partition", partition], &format!("in {partition}\n")).succeeded();
+    }
+    assert!(broker.stop().success());
+    let is_segment = |file: &Path| file.to_string_lossy().contains("-0/") && file.extension() == Some("tgs".as_ref());
+    let segment = broker.files().into_iter().find(|file| is_segment(file)).expect("partition 0 has one");
+    std::fs::File::options().write(true).open(&segment).and_then(|file| file.set_len(100)).expect("it is cut");
+    broker.restart();
+
+    let described = json(&run(&broker, &["topic", "describe", "part", "--json"]).succeeded());
+    let leaders: Vec<i64> = described[0]["partitions"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|partition| partition["leader"].as_i64().expect("a number"))
+        .collect();
+    assert_eq!(leaders, [-1, 1], "{described}");
+    assert_eq!(described[0]["partitions"][0]["offline_replicas"], serde_json::json!([1]), "{described}");
+    let info = json(&run(&broker, &["cluster", "info", "--json"]).succeeded());
+    assert_eq!(info["partitions_without_leader"], 1, "{info}");
+    let read = run(&broker, &["consume", "part", "--exit-at-end"]);
+    assert_eq!(read.out, "in 1\n");
+    read.failed_with(1, &["part/0", "no leader"]);
+    run(&broker, &["consume", "part", "--exit-at-end", "--partition", "0"]).failed_with(1, &["part/0"]);
+    // The others are written to, by a client that chooses.
+    produce(&broker, &["part", "--partition", "1"], "more\n").succeeded();
+    produce(&broker, &["part"], "anywhere\n").succeeded();
+    assert_eq!(consume(&broker, &["part", "--partition", "1"]), "in 1\nmore\nanywhere\n");
+
+    let mut raw = Raw::new(broker.connect());
+    let directories: DescribeLogDirsResponse =
+        raw.call(ApiKey::DescribeLogDirs, 4, &DescribeLogDirsRequest::default().with_topics(None));
+    let topic = directories.results[0].topics.iter().find(|topic| topic.name.as_str() == "part").expect("it is there");
+    let sizes: Vec<i32> = topic.partitions.iter().map(|partition| partition.partition_index).collect();
+    assert_eq!(sizes, [1], "the size of the other is not known");
+    // Every version can say it.
+    for version in 1..=12 {
+        let answer: MetadataResponse =
+            raw.call(ApiKey::Metadata, version, &MetadataRequest::default().with_topics(None));
+        let topic = answer.topics.iter().find(|topic| topic.name.as_ref().is_some_and(|name| name.as_str() == "part"));
+        let partition = &topic.expect("it is there").partitions[0];
+        let seen = (partition.error_code, partition.leader_id.0, partition.offline_replicas.len());
+        assert_eq!(seen, (5, -1, usize::from(version >= 5)), "version {version}");
+    }
+    until(|| broker.get("/metrics").1, |page| page.lines().any(|line| line == "tidegate_partitions_offline 1"));
 }
