@@ -393,6 +393,44 @@ fn a_plugin_is_tested_with_all_records_of_a_file() {
     assert!(!refused.status.success() && said.contains("1 of 2500 records") && said.contains("record 2499"), "{said}");
 }
 
+/// Of a thousand records it was only said that they have no answer.
+#[test]
+fn records_that_a_plugin_fails_with_are_found_and_the_others_are_answered() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let plugin = component(&repository().join("broker/plugin-host/tests/guests/router"));
+    let records: String = (0..1_100)
+        .map(|number| if [17, 18, 1_050].contains(&number) { "{ \"key\": \"bad\" }\n" } else { "{ \"key\": \"a\" }\n" })
+        .collect();
+    fs::write(folder.path().join("records.jsonl"), records).expect("written");
+    let test = |more: &[&str]| {
+        let mut command = shell("exec tidegate \"$@\"", folder.path());
+        command.args([
+            "tidegate",
+            "plugin",
+            "test",
+            &plugin,
+            "--records",
+            "records.jsonl",
+            "--config",
+            "panic-with:bad",
+        ]);
+        command.args(more).output().expect("it runs")
+    };
+    let output = test(&["--json"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("fails with 3 records"), "{said}");
+    let answered: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(answered.len(), 1_100);
+    let failed: Vec<usize> = (0..1_100).filter(|number| answered[*number]["failed"].is_string()).collect();
+    assert_eq!(failed, [17, 18, 1_050]);
+    assert!(answered[17]["failed"].as_str().is_some_and(|words| words.contains("bad is there")), "{}", answered[17]);
+    assert_eq!(answered[19]["to"], serde_json::json!(["sent-to"]));
+    // It can be what is expected.
+    fs::write(folder.path().join("expected.json"), &output.stdout).expect("written");
+    let output = test(&["--expect", "expected.json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn a_plugin_is_tried_without_writing_anything() {
     let broker = Broker::start();
@@ -444,6 +482,15 @@ fn a_plugin_is_tried_without_writing_anything() {
     let answered: Vec<Value> = serde_json::from_str(&run(&arguments)).expect("JSON");
     assert_eq!(answered[0]["to"], serde_json::json!(["one", "two"]));
     assert_eq!(answered[1]["rejected"], "no binding has the routing key 'other'");
+    // This broker does not have all that is routed to.
+    let config = r#"{"bindings":[{"key":"foobar","topic":"absent"},{"key":"other","topic":"one"}]}"#;
+    let mut command = shell("exec tidegate \"$@\"", &folder);
+    command.args(["tidegate", "plugin", "test", &built("router-direct"), "--topic", "plain", "--config", config]);
+    let said = command.env("TIDEGATE_BOOTSTRAP", &broker.kafka).output().expect("it runs").stderr;
+    let said = String::from_utf8_lossy(&said);
+    let expected =
+        "in this broker it would fail with 1 record: it routes to topic 'absent', which does not exist: create it\n";
+    assert!(said.ends_with(expected) && said.matches("in this broker").count() == 1, "{said}");
 
     let described: Value = serde_json::from_str(&run(&["plugin", "describe", "direct", "--json"])).expect("JSON");
     assert_eq!((&described["topics"][0], &described["component"]["name"]), (&"source".into(), &"router-direct".into()));

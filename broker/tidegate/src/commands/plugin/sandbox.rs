@@ -40,6 +40,8 @@ pub(super) enum Outcome {
     Kept(bool),
     /// It is refused, in the plugin's words.
     Rejected(String),
+    /// There is no answer for it: the call trapped, took too long, or answered what no broker takes.
+    Failed(String),
 }
 
 /// A topic, and the partition that a router wishes for: `orders` or `orders/3`.

@@ -1,10 +1,10 @@
 //! `tidegate plugin test`: asks a plugin about records, shows where each goes, and compares with what was expected.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::Write,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -23,7 +23,8 @@ use super::{
         Bootstrap, Json,
         produce::{self, Draft},
     },
-    sandbox::{Loaded, Opened, Outcome, Surroundings, engine},
+    sandbox::{Loaded, Outcome, Place, Surroundings, engine},
+    trial::wrong_places,
 };
 use crate::{
     client::{
@@ -39,6 +40,8 @@ use crate::{
 
 /// Records of one call: as a large batch of a producer.
 const BATCH_RECORDS: usize = 1000;
+/// For how long calls may fail in all before records are no longer looked for one by one: a call that never ends takes ten seconds.
+const FAILING_MAX: Duration = Duration::from_secs(30);
 
 /// The configuration that a plugin is opened with.
 #[derive(Debug, Args)]
@@ -65,7 +68,8 @@ impl Configuration {
 /// A record is a line of JSON, as `tidegate consume --format json` prints it: {"key": "a", "value": "b", "headers": {"h": "1"}}. A router's
 /// answer is {"to": ["orders-eu", "audit/3"]} (a topic, or a topic and a partition), a partitioner's {"partition": 3}, an
 /// acknowledgement hook's {"accepted": "as asked"}, that of a retention policy that erases {"kept": true}; a record that is refused has
-/// {"rejected": "why"}.
+/// {"rejected": "why"}, and one that the plugin fails with {"failed": "why"}: in a broker, its whole batch meets the topic's
+/// tidegate.router.on.failure.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -138,9 +142,12 @@ impl Test {
         let config = self.config.read()?;
         // Before the plugin is built, which takes longest.
         let expected = self.expect.as_deref().map(read_expected).transpose()?;
-        let (records, around) = self.records()?;
-        let mut plugin = Loaded::from_path(&engine()?, &self.plugin)?.open(&config)?;
-        let answered = ask_all(&mut plugin, &records, &around)?;
+        let (records, around, cluster) = self.records()?;
+        let plugin = Loaded::from_path(&engine()?, &self.plugin)?;
+        let answered = ask_all(&plugin, &config, &records, &around)?;
+        if let Some(mut cluster) = cluster {
+            warn_of_wrong_places(&mut cluster, &answered)?;
+        }
         if self.json.json {
             output::json(out, &answered)?;
         } else if expected.is_none() {
@@ -148,11 +155,17 @@ impl Test {
         }
         match expected {
             Some(expected) => compare(&answered, &expected, self.json, out),
-            None => Ok(()),
+            None => {
+                let failed = answered.iter().filter(|one| matches!(one.outcome, Outcome::Failed(_))).count();
+                ensure!(failed == 0, "the plugin fails with {}", output::count(failed as u64, "record"));
+                Ok(())
+            }
         }
     }
 
-    fn records(&self) -> anyhow::Result<(Vec<Draft>, Surroundings)> {
+    /// The records, what the plugin is told beside them, and the cluster that they come from.
+    fn records(&self) -> anyhow::Result<(Vec<Draft>, Surroundings, Option<Cluster>)> {
+        let mut of_cluster = None;
         let mut around = Surroundings {
             topic: self.sent_to.clone().unwrap_or_else(|| "sent-to".to_owned()),
             partitions: self.partitions.unwrap_or(12),
@@ -167,13 +180,10 @@ impl Test {
                 let partitions = cluster.topic(topic, Absent::Error)?.partitions.len();
                 around.topic = self.sent_to.clone().unwrap_or_else(|| topic.clone());
                 around.partitions = self.partitions.unwrap_or(partitions as u32);
-                read_topic(
-                    &mut cluster,
-                    &self.bootstrap.bootstrap,
-                    topic,
-                    self.from,
-                    self.count.unwrap_or(BATCH_RECORDS),
-                )?
+                let count = self.count.unwrap_or(BATCH_RECORDS);
+                let records = read_topic(&mut cluster, &self.bootstrap.bootstrap, topic, self.from, count)?;
+                of_cluster = Some(cluster);
+                records
             }
             (None, Some(file)) => {
                 let mut records = read_records(file, usize::MAX)?;
@@ -191,28 +201,62 @@ impl Test {
             }
             (None, None) => Vec::new(),
         };
-        Ok((records, around))
+        Ok((records, around, of_cluster))
     }
 }
 
-/// Asks in batches; what the plugin logs goes to standard error.
-fn ask_all(plugin: &mut Opened, records: &[Draft], around: &Surroundings) -> anyhow::Result<Vec<Answered>> {
+/// Asks in batches; what the plugin logs goes to standard error. A batch with which it fails is asked about again in halves, by a new
+/// instance each: the records that it fails with are named, and the others have their answers.
+fn ask_all(plugin: &Loaded, config: &str, records: &[Draft], around: &Surroundings) -> anyhow::Result<Vec<Answered>> {
     let mut answered = Vec::with_capacity(records.len());
-    for batch in records.chunks(BATCH_RECORDS) {
-        let first = answered.len();
-        let outcomes = plugin.ask(batch, around);
-        for line in plugin.log() {
+    let mut instance = plugin.open(config)?;
+    // Those to ask about next are at the end.
+    let mut batches: Vec<&[Draft]> = records.chunks(BATCH_RECORDS).rev().collect();
+    let mut failing = Duration::ZERO;
+    while let Some(batch) = batches.pop() {
+        let began = Instant::now();
+        let outcomes = instance.ask(batch, around);
+        for line in instance.log() {
             // Standard error may be closed; there is nobody left to tell.
             let _ = writeln!(std::io::stderr(), "the plugin says {line}");
         }
-        let outcomes = outcomes
-            .with_context(|| format!("there is no answer for records {first} to {}", first + batch.len() - 1))?;
+        let outcomes = match outcomes {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                failing += began.elapsed();
+                instance = plugin.open(config)?;
+                if batch.len() > 1 && failing < FAILING_MAX {
+                    let (first, second) = batch.split_at(batch.len() / 2);
+                    batches.extend([second, first]);
+                    continue;
+                }
+                vec![Outcome::Failed(format!("{:#}", anyhow::Error::new(error))); batch.len()]
+            }
+        };
         for (record, outcome) in batch.iter().zip(outcomes) {
             let key = record_format::text(record.key.as_deref());
             answered.push(Answered { record: answered.len(), key, outcome });
         }
     }
     Ok(answered)
+}
+
+/// Says to which places the running broker would not let records go.
+fn warn_of_wrong_places(cluster: &mut Cluster, answered: &[Answered]) -> anyhow::Result<()> {
+    let mut records_of: BTreeMap<&Place, usize> = BTreeMap::new();
+    for one in answered {
+        if let Outcome::To(places) = &one.outcome {
+            places.iter().for_each(|place| *records_of.entry(place).or_default() += 1);
+        }
+    }
+    for (place, records) in records_of {
+        if let Some(problem) = wrong_places(cluster, std::slice::from_ref(place))? {
+            let records = output::count(records as u64, "record");
+            // Standard error may be closed; there is nobody left to tell.
+            let _ = writeln!(std::io::stderr(), "in this broker it would fail with {records}: it routes to {problem}");
+        }
+    }
+    Ok(())
 }
 
 /// Where a record goes, for people.
@@ -225,6 +269,7 @@ pub(super) fn in_words(outcome: &Outcome) -> String {
         Outcome::Kept(true) => "kept".to_owned(),
         Outcome::Kept(false) => "erased".to_owned(),
         Outcome::Rejected(reason) => format!("rejected: {reason}"),
+        Outcome::Failed(reason) => format!("no answer: {reason}"),
     }
 }
 
@@ -293,7 +338,7 @@ fn read_expected(file: &Path) -> anyhow::Result<Vec<Expected>> {
         for value in values {
             let one = serde_json::from_value(value).with_context(|| {
                 format!(
-                    "{}, expectation {}: it is {{\"to\": [...]}}, {{\"partition\": N}}, {{\"accepted\": \"...\"}}, {{\"kept\": true}} or {{\"rejected\": \"...\"}}",
+                    "{}, expectation {}: it is {{\"to\": [...]}}, {{\"partition\": N}}, {{\"accepted\": \"...\"}}, {{\"kept\": true}}, {{\"rejected\": \"...\"}} or {{\"failed\": \"...\"}}",
                     file.display(),
                     expected.len()
                 )

@@ -158,7 +158,7 @@ impl Destination {
 }
 
 /// The first place that the broker does not let a router send to, and why.
-fn wrong_places(cluster: &mut Cluster, places: &[Place]) -> anyhow::Result<Option<String>> {
+pub(super) fn wrong_places(cluster: &mut Cluster, places: &[Place]) -> anyhow::Result<Option<String>> {
     for Place { topic: name, partition } in places {
         let topic = match cluster.topic(name, Absent::Error) {
             Ok(topic) => topic,
@@ -248,7 +248,7 @@ impl Try {
                 Some(problem) => Err(Wrong::answer(format!("plugin '{}' routes to {problem}", router.plugin))),
                 None => Ok(places),
             },
-            Ok(Outcome::Partition(_) | Outcome::Accepted(_) | Outcome::Kept(_)) => Ok(Vec::new()),
+            Ok(Outcome::Partition(_) | Outcome::Accepted(_) | Outcome::Kept(_) | Outcome::Failed(_)) => Ok(Vec::new()),
         };
         let mut places = match answer {
             Ok(places) => places,
@@ -369,7 +369,7 @@ impl Try {
             match outcome {
                 Ok(Outcome::Partition(partition)) => destination.partition = Some(partition),
                 Ok(Outcome::Rejected(reason)) => return Ok(Err(reason)),
-                Ok(Outcome::To(_) | Outcome::Accepted(_) | Outcome::Kept(_)) => {}
+                Ok(Outcome::To(_) | Outcome::Accepted(_) | Outcome::Kept(_) | Outcome::Failed(_)) => {}
                 Err(error) => {
                     let wrong = Wrong::of_call(&partitioner.plugin, &error);
                     let failed = ("partitioner", destination.topic.as_str(), partitioner.plugin.as_str());

@@ -82,6 +82,13 @@ impl routing::Guest for Hostile {
             }
             return Ok(unchanged());
         }
+        if let Some(key) = order.strip_prefix("panic-with:") {
+            let keys = batch.keys.as_ref().expect("keys were asked for");
+            if String::from_utf8_lossy(&keys.data).contains(key) {
+                panic!("{key} is there");
+            }
+            return Ok(unchanged());
+        }
         misbehave(&order);
         let count = batch.count;
         let to = |topics: Vec<u32>| Destinations { topics, partitions: Vec::new() };
