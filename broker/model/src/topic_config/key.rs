@@ -20,6 +20,8 @@ pub(super) enum Allowed {
         min: i64,
         max: i64,
     },
+    /// A limit of at least 1, or -1 where the broker's own holds.
+    Limit,
     /// The levels of gzip, or -1 for its default.
     GzipLevel,
     Fraction,
@@ -77,6 +79,11 @@ impl TopicKey {
                 Some(number) if number < min => invalid(value, format!("Value must be at least {min}")),
                 Some(number) if number > max => invalid(value, format!("Value must be no more than {max}")),
                 Some(_) => Ok(()),
+                None => invalid(value, self.not_a_number()),
+            },
+            Allowed::Limit => match self.integer(trimmed) {
+                Some(number) if number == -1 || number >= 1 => Ok(()),
+                Some(_) => invalid(value, "Value must be at least 1 or equal to -1".into()),
                 None => invalid(value, self.not_a_number()),
             },
             Allowed::GzipLevel => match self.integer(trimmed) {

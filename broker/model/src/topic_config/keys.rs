@@ -346,7 +346,7 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         ConfigType::Int,
         "-1",
         "",
-        FROM_MINUS_ONE,
+        Allowed::Limit,
         "Milliseconds for which a call of this topic's plugins may last: at most the broker's plugin.deadline.ms, which -1 stands for.",
     ),
     key(
@@ -354,7 +354,7 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         ConfigType::Long,
         "-1",
         "",
-        FROM_MINUS_ONE,
+        Allowed::Limit,
         "Bytes of memory that an instance of this topic's plugins may have: at most the broker's plugin.memory.max.bytes, which -1 stands for.",
     ),
     key(
@@ -362,7 +362,7 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         ConfigType::Long,
         "-1",
         "",
-        FROM_MINUS_ONE,
+        Allowed::Limit,
         "Bytes that a call of this topic's plugins may answer with: at most the broker's limit, which -1 stands for.",
     ),
     key(

@@ -73,6 +73,11 @@ fn bad_values_are_refused_as_kafka_refuses_them() {
         "2147483648",
         "Invalid value 2147483648 for configuration segment.bytes: Not a number of type INT",
     );
+    check(
+        "tidegate.plugin.deadline.ms",
+        "0",
+        "Invalid value 0 for configuration tidegate.plugin.deadline.ms: Value must be at least 1 or equal to -1",
+    );
     check("segment.ms", "0", "Invalid value 0 for configuration segment.ms: Value must be at least 1");
     check(
         "min.insync.replicas",

@@ -436,7 +436,7 @@ fn policies_and_limits_that_cannot_hold_are_refused_when_they_are_set() {
         ("tidegate.dead.letter.topic=__consumer_offsets", "topic"),
         ("tidegate.router.on.failure=ignore", "reject, bypass, dead-letter"),
         ("tidegate.router.unroutable=alternate", "needs a topic in tidegate.router.unroutable.topic"),
-        ("tidegate.plugin.deadline.ms=-2", "at least -1"),
+        ("tidegate.plugin.deadline.ms=-2", "at least 1 or equal to -1"),
     ] {
         let (good, said) = alter(config);
         assert!(!good && said.contains(words), "{config}: {said}");
