@@ -45,7 +45,7 @@ struct Arguments {
     #[arg(long, default_value_t = 10.0)]
     window: f64,
     /// Records in the backlog that is read.
-    #[arg(long, default_value_t = 4_000_000)]
+    #[arg(long, default_value_t = 3_000_000)]
     backlog: u64,
     /// A Tidegate to measure instead of this tree's.
     #[arg(long)]
