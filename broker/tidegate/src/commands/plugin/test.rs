@@ -69,7 +69,7 @@ impl Configuration {
 /// answer is {"to": ["orders-eu", "audit/3"]} (a topic, or a topic and a partition), a partitioner's {"partition": 3}, an
 /// acknowledgement hook's {"accepted": "as asked"}, that of a retention policy that erases {"kept": true}; a record that is refused has
 /// {"rejected": "why"}, and one that the plugin fails with {"failed": "why"}: in a broker, its whole batch meets the topic's
-/// tidegate.router.on.failure.
+/// tidegate.WORLD.on.failure.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
